@@ -1,0 +1,106 @@
+"""The journal's frame: how one record lies in a spool file, and how a reader finds the good ones again.
+
+A frame is a 24-byte head (magic, payload length, sequence number, CRC-32 of the three and the payload) followed by
+the payload: the length of a JSON part, the JSON part `{"k": kind, ...fields}`, and for bodies the bytes as they are.
+Segments are preallocated, so zeros after the last frame are the normal end of a file. Damage is found by the CRC and
+stays local: reading goes on at the next magic whose frame is whole.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from schemas.records import Record
+
+MAGIC = b"TLJ1"
+_HEAD = struct.Struct("<4sIQII")  # magic, payload length, seq, crc32, reserved zero
+_JSON_LENGTH = struct.Struct("<I")
+HEAD_BYTES = _HEAD.size
+MAX_PAYLOAD_BYTES = 1 << 30
+
+
+def encode(record: Record, seq: int) -> bytes:
+    """The frame of one record."""
+    blob = b""
+    if record.kind == "body":
+        fields = {name: getattr(record, name) for name in record.__slots__ if name != "content"}
+        text = orjson.dumps({"k": record.kind, "r": fields})
+        blob = record.content
+    else:
+        text = orjson.dumps({"k": record.kind, "r": record})
+    payload = _JSON_LENGTH.pack(len(text)) + text + blob
+    return _HEAD.pack(MAGIC, len(payload), seq, _crc(len(payload), seq, payload), 0) + payload
+
+
+def _crc(length: int, seq: int, payload: bytes | memoryview) -> int:
+    return zlib.crc32(payload, zlib.crc32(struct.pack("<IQ", length, seq)))
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One whole frame: its record's kind and fields (instants as int microseconds), where it lay and where it ends."""
+
+    seq: int
+    kind: str
+    fields: dict[str, Any]
+    offset: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Bytes between `offset` and `end` that are no whole frame; a torn tail ends at the end of the data."""
+
+    offset: int
+    end: int
+
+
+def decode(data: bytes | memoryview) -> Iterator[Frame | Damage]:
+    """Every frame of a segment in order, and every stretch of damage between or after them; never raises."""
+    view = memoryview(data)
+    end = len(view)
+    offset = 0
+    while offset < end:
+        frame = _frame_at(view, offset)
+        if frame is not None:
+            yield frame
+            offset = frame.end
+            continue
+        resume, clean = _next_frame(data, view, offset)
+        if not clean:
+            yield Damage(offset, resume)
+        offset = resume
+
+
+def _frame_at(view: memoryview, offset: int) -> Frame | None:
+    if offset + HEAD_BYTES > len(view) or view[offset : offset + 4] != MAGIC:
+        return None
+    _, length, seq, crc, reserved = _HEAD.unpack_from(view, offset)
+    start = offset + HEAD_BYTES
+    if reserved or length > MAX_PAYLOAD_BYTES or start + length > len(view):
+        return None
+    payload = view[start : start + length]
+    if _crc(length, seq, payload) != crc:
+        return None
+    (json_length,) = _JSON_LENGTH.unpack_from(payload)
+    part = orjson.loads(payload[_JSON_LENGTH.size : _JSON_LENGTH.size + json_length])
+    fields: dict[str, Any] = part["r"]
+    if part["k"] == "body":
+        fields["content"] = bytes(payload[_JSON_LENGTH.size + json_length :])
+    return Frame(seq, part["k"], fields, offset, start + length)
+
+
+def _next_frame(data: bytes | memoryview, view: memoryview, offset: int) -> tuple[int, bool]:
+    """Where the next whole frame begins (or the end), and whether all before it was preallocated zeros."""
+    raw = bytes(view[offset:])
+    at = raw.find(MAGIC, 1)
+    while at != -1 and _frame_at(view, offset + at) is None:
+        at = raw.find(MAGIC, at + 1)
+    stop = len(raw) if at == -1 else at
+    return offset + stop, not raw[:stop].strip(b"\0")

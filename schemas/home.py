@@ -1,0 +1,56 @@
+"""Where things lie in the home folder; the only module that knows its file names."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The home folder of one team: book/, raw/, spool/, ledger/ and secrets/ under one root."""
+
+    root: Path
+
+    @classmethod
+    def find(cls, option: str | None) -> Home:
+        """`--home DIR`, else TOKENLEDGER_HOME, else ./data."""
+        return cls(Path(option or os.environ.get("TOKENLEDGER_HOME") or "data").absolute())
+
+    @property
+    def book(self) -> Path:
+        return self.root / "book"
+
+    @property
+    def raw(self) -> Path:
+        return self.root / "raw"
+
+    @property
+    def manifest(self) -> Path:
+        return self.raw / "manifest.jsonl"
+
+    @property
+    def spool(self) -> Path:
+        return self.root / "spool"
+
+    @property
+    def ledger(self) -> Path:
+        return self.root / "ledger"
+
+    @property
+    def ledger_file(self) -> Path:
+        return self.ledger / "ledger.duckdb"
+
+    @property
+    def secrets(self) -> Path:
+        """Mode 0700: the fingerprint key and the interception CA. Never part of a build, an export or a seal."""
+        return self.root / "secrets"
+
+    @property
+    def fingerprint_key(self) -> Path:
+        return self.secrets / "fingerprint.key"
+
+    @property
+    def ca(self) -> Path:
+        return self.secrets / "ca"

@@ -1,0 +1,54 @@
+"""The meters: everything that is counted and priced, and which count lies inside which.
+
+Usage lines partition the total: a meter's own quantity is what the vendor reported for it less what was reported for
+the meters inside it, so each token is counted once. A meter without a rate of its own is priced as the meter it lies
+inside: a vendor that publishes no cached or reasoning price bills those tokens as plain input or output.
+(LiteLLM's and genai-prices' published rules for absent cache and reasoning rates say the same.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """One thing that is counted."""
+
+    name: str
+    unit: str
+    family: str  # input | output | other: which ledger total its quantity belongs to
+    inside: str | None  # the meter that contains it, and whose price applies where it has none of its own
+    optional: bool  # true: it costs only where a rate row names it, so its absence is not a missing price
+    doc: str
+
+
+METERS: tuple[Meter, ...] = (
+    Meter("input", "token", "input", None, False, "prompt tokens, what lies inside them excepted"),
+    Meter("cached_input", "token", "input", "input", False, "prompt tokens read from the vendor's cache"),
+    Meter("cache_write_5m", "token", "input", "input", False, "prompt tokens written to a cache kept 5 minutes (or the vendor's default)"),
+    Meter("cache_write_30m", "token", "input", "input", False, "prompt tokens written to a cache kept 30 minutes"),
+    Meter("cache_write_1h", "token", "input", "input", False, "prompt tokens written to a cache kept 1 hour"),
+    Meter("audio_input", "token", "input", "input", False, "audio tokens in the prompt"),
+    Meter("cached_audio_input", "token", "input", "audio_input", False, "audio prompt tokens read from the cache"),
+    Meter("image_input", "token", "input", "input", False, "image tokens in the prompt"),
+    Meter("cached_image_input", "token", "input", "image_input", False, "image prompt tokens read from the cache"),
+    Meter("video_input", "token", "input", "input", False, "video tokens in the prompt"),
+    Meter("tool_input", "token", "input", "input", False, "prompt tokens that a server-side tool put there"),
+    Meter("citation", "token", "input", "input", False, "tokens of cited sources"),
+    Meter("output", "token", "output", None, False, "completion tokens, what lies inside them excepted"),
+    Meter("reasoning", "token", "output", "output", False, "completion tokens spent thinking"),
+    Meter("audio_output", "token", "output", "output", False, "audio tokens in the completion"),
+    Meter("image_output", "token", "output", "output", False, "image tokens in the completion"),
+    Meter("request", "request", "other", None, True, "one call"),
+    Meter("image", "image", "other", None, False, "one image made"),
+    Meter("second", "second", "other", None, False, "one second of audio or video"),
+    Meter("character", "character", "other", None, False, "one character of text spoken"),
+    Meter("page", "page", "other", None, False, "one page read"),
+    Meter("search_call", "call", "other", None, False, "one web search made by the vendor"),
+    Meter("file_search_call", "call", "other", None, False, "one file search made by the vendor"),
+    Meter("code_session", "session", "other", None, False, "one code interpreter container"),
+    Meter("search_unit", "unit", "other", None, False, "one rerank search unit"),
+    Meter("flat_fee", "request", "other", None, True, "a failed-request policy's flat charge"),
+)
+BY_NAME: dict[str, Meter] = {meter.name: meter for meter in METERS}

@@ -1,0 +1,190 @@
+"""The raw records: what the proxies write and the ETL reads. Frozen, flat, and nothing in them is interpreted.
+
+Every instant is an int of microseconds since 1970 in UTC. JSON columns hold JSON text. A record's place in its
+journal (`writer`, `seq`) is its identity: no two raw rows share it, and a gap in `seq` is a loss that can be seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NewType
+
+import pyarrow as pa
+
+Instant = NewType("Instant", int)
+JsonText = NewType("JsonText", str)
+
+
+@dataclass(frozen=True, slots=True)
+class UsageSeen:
+    """One place where the vendor reported usage, with the last non-null object seen there."""
+
+    path: str  # where in the message it stood: `usage`, `choices[0].usage`, `x_groq.usage`, `response.usage`, ...
+    object: str  # the object verbatim: JSON text whose numbers keep the digits they were written with
+    count: int  # how many times an object stood at this path
+
+
+def _doc(text: str, **kwargs: Any) -> Any:
+    """A field with its meaning attached; the meaning becomes the Parquet column's description."""
+    return field(metadata={"doc": text}, **kwargs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request as a client sent it to a door. An SDK's retry is a request of its own; the ETL links them."""
+
+    kind: ClassVar[str] = "request"
+    instant: ClassVar[str] = "received_at"
+
+    request_id: str = _doc("uuid7, given at the door; the gateway returns it as x-ledger-request-id")
+    door: str = _doc("forward | gateway")
+    parent_request_id: str | None = _doc("the connection this turn belongs to (WebSocket), else null", default=None)
+    received_at: Instant = _doc("when the request's headers were complete")
+    client_address: str = _doc("the client's IP address")
+    client_connection: str = _doc("names the client's connection within this proxy's life")
+    method: str = _doc("HTTP method")
+    host: str = _doc("forward: the connection's target host:port; gateway: the Host header as sent")
+    path: str = _doc("the path as sent, without the query")
+    query: str | None = _doc("the query as sent, credentials scrubbed", default=None)
+    headers: JsonText = _doc("allow-listed headers, lower-case name -> value")
+    credential: str | None = _doc("keyed fingerprint of the credential, null if none was sent", default=None)
+    credential_in: str | None = _doc("where it stood: authorization | x-api-key | api-key | query", default=None)
+    api_model: str | None = _doc("the model id in the body (or form, or path), null if none", default=None)
+    stream: bool | None = _doc("the body's `stream`, null if absent", default=None)
+    body_facts: JsonText | None = _doc("allow-listed members of the body, verbatim", default=None)
+    body_state: str = _doc("none | read | unreadable | opaque (a content type we do not parse) | too_large", default="none")
+    body_bytes: int = _doc("bytes of body as sent", default=0)
+    body_sha256: str | None = _doc("of the bytes as sent, null if there was no body", default=None)
+    match_sha256: str | None = _doc("of the body with a multipart boundary made constant: equal for an SDK's retries", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """OPEN: one try upstream, durable before its first byte left."""
+
+    kind: ClassVar[str] = "attempt"
+    instant: ClassVar[str] = "opened_at"
+
+    request_id: str = _doc("the request this try serves")
+    ordinal: int = _doc("1, 2, ... within the request")
+    channel: str = _doc("the channel's name in channels.toml")
+    role: str = _doc("primary | backup; direct at the forward door, where the client chose the channel")
+    reason: str = _doc("first | retry | fallback | without_usage_option")
+    url: str = _doc("scheme, host, port and path it was sent to, without query")
+    sent_model: str | None = _doc("the model id sent upstream", default=None)
+    modified: tuple[str, ...] = _doc("what the door changed: model, credential, stream_options, ...", default=())
+    opened_at: Instant = _doc("just before the first byte left")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """CLOSE: how one attempt ended. Ordinal 0 is the proxy's own answer (a refusal, or 502 when all channels failed)."""
+
+    kind: ClassVar[str] = "response"
+    instant: ClassVar[str] = "closed_at"
+
+    request_id: str = _doc("the request")
+    ordinal: int = _doc("the attempt, or 0 for the proxy's own answer")
+    http_status: int | None = _doc("upstream's status, null if it never answered", default=None)
+    headers: JsonText | None = _doc("allow-listed response headers, lower-case name -> value", default=None)
+    content_type: str | None = _doc("media type without parameters", default=None)
+    content_encoding: str | None = _doc("as sent by upstream", default=None)
+    ending: str = _doc(
+        "complete | upstream_truncated | connect_error | timeout | client_gone (cut because the client left) | "
+        "proxy_stopped | refused (ordinal 0: refused before any attempt) | exhausted (ordinal 0: no channel answered)"
+    )
+    error: str | None = _doc("what went wrong, one scrubbed line: the transport's words or the vendor's message", default=None)
+    error_object: JsonText | None = _doc("the vendor's error object verbatim, scrubbed", default=None)
+    error_event: bool = _doc("an error stood inside a body or stream that began as a success", default=False)
+    headers_at: Instant | None = _doc("upstream's headers were complete", default=None)
+    first_byte_at: Instant | None = _doc("first body byte", default=None)
+    first_token_at: Instant | None = _doc("first event or body that carried output, null if none did", default=None)
+    closed_at: Instant = _doc("the attempt ended, however it ended")
+    client_gone_at: Instant | None = _doc("the client left before the end was delivered", default=None)
+    relayed: bool = _doc("its bytes went to the client (false: answered by a retry, a fallback or us)", default=False)
+    streamed: bool = _doc("the body was a stream of events", default=False)
+    terminal: str | None = _doc("the marker that ended it: [DONE], response.completed, message_stop, body, ...", default=None)
+    events: int = _doc("stream events decoded, comments not counted", default=0)
+    output_seen: bool = _doc("output (text, a tool call, audio, a vector, ...) was seen", default=False)
+    finish_reasons: tuple[str, ...] = _doc("distinct finish or stop reasons in order", default=())
+    response_id: str | None = _doc("the vendor's id in the body", default=None)
+    served_model: str | None = _doc("the model in the body", default=None)
+    service_tier: str | None = _doc("the service tier in the body", default=None)
+    usage: tuple[UsageSeen, ...] = _doc("every place usage was reported, last object each", default=())
+    facts: JsonText | None = _doc("other allow-listed members of the body, verbatim (provider, speed, sizes, tool items, ...)", default=None)
+    notes: tuple[str, ...] = _doc("no_terminal_marker, last_event_unterminated, bom, unreadable_event, late_usage, ...", default=())
+    body_state: str = _doc("none | read | unreadable | opaque | too_large", default="none")
+    body_bytes: int = _doc("bytes of body received from upstream", default=0)
+    body_sha256: str | None = _doc("of those bytes, null if there were none", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Anything else worth evidence: a proxy's start or stop, a loss, a tunnel, a clock step, a wallet entry."""
+
+    kind: ClassVar[str] = "event"
+    instant: ClassVar[str] = "at"
+
+    event_id: str = _doc("uuid7")
+    at: Instant = _doc("when")
+    event: str = _doc(
+        "proxy_started | proxy_stopped | recovered | loss | loss_acknowledged | tunnel | clock_step | "
+        "wallet_topup | wallet_adjust | wallet_refund | wallet_expire | wallet_snapshot | ..."
+    )
+    request_id: str | None = _doc("the request it concerns, if one", default=None)
+    actor: str | None = _doc("who, for what a person did", default=None)
+    reason: str | None = _doc("why, in their words", default=None)
+    reference: str | None = _doc("their reference: invoice, ticket, statement line", default=None)
+    facts: JsonText = _doc("the event's own facts; amounts are decimal texts", default=JsonText("{}"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Body:
+    """The bytes of one message as they passed. Absent when the book says bodies = "digest"."""
+
+    kind: ClassVar[str] = "body"
+    instant: ClassVar[str] = "at"
+
+    request_id: str = _doc("the request")
+    ordinal: int = _doc("0: what the client sent; n: what attempt n received")
+    at: Instant = _doc("when the message ended")
+    content_type: str | None = _doc("media type with parameters, as sent", default=None)
+    content_encoding: str | None = _doc("as sent", default=None)
+    size: int = _doc("bytes that passed")
+    sha256: str = _doc("of all bytes that passed")
+    content: bytes = _doc("the bytes kept; fewer than `size` where the message exceeded the keeping limit")
+
+
+Record = Request | Attempt | Response | Event | Body
+KINDS: dict[str, type[Record]] = {cls.kind: cls for cls in (Request, Attempt, Response, Event, Body)}
+
+_USAGE = pa.list_(pa.struct([("path", pa.string()), ("object", pa.string()), ("count", pa.int64())]))
+_ARROW: dict[Any, pa.DataType] = {
+    str: pa.string(),
+    JsonText: pa.string(),
+    int: pa.int64(),
+    bool: pa.bool_(),
+    bytes: pa.binary(),
+    Instant: pa.timestamp("us"),
+    tuple[str, ...]: pa.list_(pa.string()),
+    tuple[UsageSeen, ...]: _USAGE,
+}
+
+
+def arrow_schema(cls: type[Record]) -> pa.Schema:
+    """The Parquet schema of one kind: its fields in order, then `writer` and `seq`; descriptions in the metadata."""
+    hints = typing.get_type_hints(cls)
+    fields = []
+    for f in dataclasses.fields(cls):
+        hint = hints[f.name]
+        members = [a for a in typing.get_args(hint) if a is not type(None)] if type(None) in typing.get_args(hint) else [hint]
+        nullable = members != [hint]
+        fields.append(pa.field(f.name, _ARROW[members[0]], nullable, {"description": f.metadata["doc"]}))
+    fields.append(pa.field("writer", pa.string(), False, {"description": "the journal that recorded this row"}))
+    fields.append(pa.field("seq", pa.int64(), False, {"description": "its place in that journal"}))
+    return pa.schema(fields, {"description": (cls.__doc__ or "").strip()})
+
+
+ARROW: dict[str, pa.Schema] = {kind: arrow_schema(cls) for kind, cls in KINDS.items()}

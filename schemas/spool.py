@@ -1,0 +1,51 @@
+"""How journals lie in spool/: one folder a slot, with its writer's name and numbered segments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.frames import Damage, Frame, decode
+from schemas.home import Home
+
+WRITER_FILE = "writer"
+LOCK_FILE = "lock"
+SEGMENT_SUFFIX = ".seg"
+
+
+def segment_name(first_seq: int) -> str:
+    """A segment's file name: the sequence number its first frame was to have, so that names sort in order."""
+    return f"{first_seq:020d}{SEGMENT_SUFFIX}"
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One journal's folder. The writer's name is made once and unique over all homes."""
+
+    folder: Path
+    writer: str
+
+    def segments(self) -> list[Path]:
+        """Segments, oldest first."""
+        return sorted(self.folder.glob(f"*{SEGMENT_SUFFIX}"))
+
+
+def slots(home: Home) -> list[Slot]:
+    """Every journal under spool/ that has a name."""
+    files = sorted(home.spool.glob(f"*/{WRITER_FILE}")) if home.spool.exists() else []
+    return [Slot(file.parent, file.read_text().strip()) for file in files]
+
+
+def unsealed(home: Home, sealed: Mapping[str, int]) -> Iterator[tuple[str, Frame | Damage, Path]]:
+    """Every frame past what is sealed of its writer, and all damage, with the writer and the segment it lay in."""
+    for slot in slots(home):
+        after = sealed.get(slot.writer, 0)
+        segments = slot.segments()
+        for place, path in enumerate(segments):
+            following = segments[place + 1] if place + 1 < len(segments) else None
+            if following is not None and int(following.stem) <= after + 1:
+                continue  # all of it is sealed; the sealer will remove it
+            for found in decode(path.read_bytes()):
+                if isinstance(found, Damage) or found.seq > after:
+                    yield slot.writer, found, path
