@@ -1,0 +1,1 @@
+"""Tests, and the stand-in vendor that they and the demo talk to."""
