@@ -1,0 +1,519 @@
+"""The published ledger as data: every table and column with its type and its meaning, in contract order.
+
+The ETL publishes exactly these tables and refuses to publish anything else; the comments below become the comments in
+the database. Amounts are DECIMAL(38,12), unit prices DECIMAL(18,12), counts BIGINT, instants TIMESTAMP in UTC, and
+what is not known is NULL.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from schemas.money import AMOUNT_SQL, UNIT_PRICE_SQL
+
+TEXT = "VARCHAR"
+COUNT = "BIGINT"
+INSTANT = "TIMESTAMP"
+FLAG = "BOOLEAN"
+DAY = "DATE"
+AMOUNT = AMOUNT_SQL
+UNIT_PRICE = UNIT_PRICE_SQL
+
+ROUTES = ("official", "routed", "pool")
+STATUSES = ("ok", "failed", "client_gone", "rejected", "unknown")
+USAGE_SOURCES = ("reported", "partial", "recounted", "none")
+OUTCOMES = (
+    "ok",
+    "error_before_output",
+    "error_mid_stream",
+    "client_gone",
+    "timeout",
+    "rate_limited",
+    "refused_no_output",
+    "refused_with_output",
+    "empty_reply",
+    "rejected_by_proxy",
+    "unknown",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its name, its DuckDB type and its meaning."""
+
+    name: str
+    type: str
+    doc: str
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One published table: what one row means, its columns in order, and the columns its rows are stored by."""
+
+    name: str
+    doc: str
+    order_by: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+
+def _table(name: str, doc: str, order_by: str, *columns: tuple[str, str, str]) -> Table:
+    return Table(name, doc, tuple(order_by.split()), tuple(Column(*column) for column in columns))
+
+
+_REQUEST_ID = ("request_id", TEXT, "the logical request: the id of the first request the client sent for it")
+_PERIOD = ("period", TEXT, "the month YYYY-MM in the book's time zone that contains created_at")
+_CURRENCY = ("currency", TEXT, "the currency of every amount in this row")
+_STATUS = ("status", TEXT, "ok | failed | client_gone | rejected | unknown: how the request's last attempt ended")
+_OUTCOME = (
+    "outcome",
+    TEXT,
+    "ok, one of the failures named in failed_requests.csv, or unknown (it was opened and its end was never recorded)",
+)
+_HTTP_STATUS = ("http_status", "INTEGER", "the HTTP status the client saw, null if there was none")
+_ATTEMPT_ORDINAL = ("attempt_ordinal", "INTEGER", "the attempt within the logical request; 0 where nothing was sent upstream")
+
+LEDGER = _table(
+    "ledger",
+    "One row per logical request: what one call of an application asked, got and cost, an SDK's own retries included.",
+    "created_at request_id",
+    _REQUEST_ID,
+    ("created_at", INSTANT, "when the first request's headers were complete at the door, UTC"),
+    _PERIOD,
+    ("user_id", TEXT, "who: key registry, then x-ledger-user, then the vendor's own user fields"),
+    ("project", TEXT, "which project: key registry, then x-ledger-project, then the vendor's own project fields"),
+    ("api_key_id", TEXT, "the key's stable id; the credential's fingerprint where the key is not registered"),
+    ("api_key_label", TEXT, "the key's label; `unregistered` where the registry does not know it"),
+    ("run_id", TEXT, "the agent run it belongs to, null if none was named"),
+    ("tags", TEXT, "JSON object of the x-ledger-tag-NAME headers, sorted by name, null if there were none"),
+    ("endpoint", TEXT, "the endpoint, or the path where the endpoint is not understood"),
+    ("public_model", TEXT, "the model name people see (models.toml), else the id the client sent"),
+    ("api_model", TEXT, "the model id the client sent"),
+    ("upstream_model", TEXT, "the model id sent to the channel that served or was tried last"),
+    ("served_model", TEXT, "the model id in that channel's reply"),
+    ("route", TEXT, "official | routed | pool: that of the channel that served or was tried last"),
+    ("primary_channel", TEXT, "the channel that was to serve first"),
+    ("backup_channel", TEXT, "the backup channel tried last, null unless one was tried"),
+    ("served_channel", TEXT, "the channel that answered ok, null if none did"),
+    ("attempt_count", "INTEGER", "tries sent upstream"),
+    ("retry_count", "INTEGER", "tries again on the same channel, by the proxy or by the client's SDK"),
+    ("fallback_count", "INTEGER", "moves to another channel"),
+    _STATUS,
+    _OUTCOME,
+    _HTTP_STATUS,
+    ("input_tokens", COUNT, "the whole input of the served (else last) attempt, cached included, whatever the dialect"),
+    ("cached_input_tokens", COUNT, "of these, read from the vendor's cache"),
+    ("cache_write_tokens", COUNT, "of these, written to the vendor's cache"),
+    ("output_tokens", COUNT, "the whole output of the served (else last) attempt, reasoning included"),
+    ("reasoning_tokens", COUNT, "of these, spent thinking"),
+    ("usage_source", TEXT, "reported | partial (reported, but the reply did not finish) | recounted (tiktoken) | none"),
+    ("input_price_per_mtok", AMOUNT, "price of one million plain input tokens on the served (else last) attempt"),
+    ("output_price_per_mtok", AMOUNT, "price of one million plain output tokens on the served (else last) attempt"),
+    ("list_charge", AMOUNT, "what the same usage costs at list prices, null where a list price is missing"),
+    ("final_charge", AMOUNT, "what it costs us: the sum over all attempts, null while any of them is not known"),
+    ("vendor_charge", AMOUNT, "what the vendor said it charged, evidence only, rounded to 12 places; null if it did not say"),
+    _CURRENCY,
+    ("balance_bucket", TEXT, "the balance that pays the served (else last) attempt"),
+    ("wallet", TEXT, "the wallet that pays"),
+    ("failed_request_policy", TEXT, "policies that decided failed attempts, in order, joined by '; '; null if none failed"),
+    ("wallet_entry_id", TEXT, "the wallet's journal entry of the served (else last posted) attempt, null if nothing was posted"),
+    ("adjustment_amount", AMOUNT, "later adjustments and refunds that name this request, null if none"),
+    ("adjustment_reason", TEXT, "their reasons, in order, joined by '; '"),
+    ("latency_ms", COUNT, "created_at to the end of the last attempt"),
+    ("first_token_ms", COUNT, "created_at to the first output of the served attempt"),
+    ("fallback_latency_ms", COUNT, "first attempt's start to the start of the channel that served, null without a fallback"),
+    ("client_request_id", TEXT, "x-client-request-id, else idempotency-key, as the client chose it"),
+    ("upstream_request_id", TEXT, "the request id in the reply's headers of the served (else last) attempt"),
+    ("door", TEXT, "gateway | forward; unknown where the request's own record was lost"),
+    (
+        "receipt_digest",
+        TEXT,
+        "SHA-256 (hex) over the other columns in this order, each as `name=value` and a newline, a null as `name` and a newline; "
+        "decimals with 12 places, instants as YYYY-MM-DDTHH:MM:SS.ffffffZ, counts in plain digits, UTF-8",
+    ),
+)
+
+ATTEMPTS = _table(
+    "attempts",
+    "One row per try sent upstream, over all requests that an SDK's retries made of one logical request.",
+    "request_id ordinal",
+    _REQUEST_ID,
+    ("ordinal", "INTEGER", "1, 2, ... within the logical request, in time"),
+    ("channel", TEXT, "the channel tried"),
+    ("role", TEXT, "primary | backup | direct (forward door: the client chose)"),
+    ("reason", TEXT, "first | client_retry | retry | fallback | without_usage_option"),
+    ("sent_model", TEXT, "the model id sent upstream"),
+    ("served_model", TEXT, "the model id in the reply"),
+    ("status", TEXT, "ok | failed | client_gone | unknown"),
+    ("http_status", "INTEGER", "upstream's HTTP status, null if it never answered"),
+    _OUTCOME,
+    ("started_at", INSTANT, "just before the first byte left"),
+    ("ended_at", INSTANT, "when it ended, null while that is not known"),
+    ("charged", AMOUNT, "what this try costs, 0 where it is free, null while not known"),
+    ("raw_request_id", TEXT, "the request as recorded at the door that this try served"),
+    ("raw_ordinal", "INTEGER", "its ordinal there"),
+    ("usage_source", TEXT, "reported | partial | recounted | none"),
+    ("input_tokens", COUNT, "the whole input"),
+    ("output_tokens", COUNT, "the whole output"),
+    ("vendor_charge", AMOUNT, "what the vendor said it charged, evidence only"),
+    ("bucket", TEXT, "the balance that pays this channel"),
+    ("upstream_request_id", TEXT, "the request id in the reply's headers"),
+    ("response_id", TEXT, "the vendor's id in the reply's body"),
+    ("error", TEXT, "what went wrong, one scrubbed line"),
+    ("disposition", TEXT, "charged | free | suspense"),
+    ("disposition_reason", TEXT, "why it is free or in suspense, null where charged"),
+    ("rule", TEXT, "what was billed: usage | input | flat | nothing | free | unpriced | unknown"),
+    ("first_token_at", INSTANT, "first output of this try"),
+    ("service_tier", TEXT, "the service tier in the reply"),
+)
+
+CHARGES = _table(
+    "charges",
+    "One row per attempt and meter that has a price: quantity x unit_price = amount, exactly.",
+    "request_id attempt_ordinal meter",
+    _REQUEST_ID,
+    _ATTEMPT_ORDINAL,
+    ("meter", TEXT, "what was counted; meters partition the total, each unit is in one of them"),
+    ("quantity", COUNT, "units of the meter"),
+    ("unit_price", UNIT_PRICE, "price of one unit"),
+    ("amount", AMOUNT, "quantity x unit_price"),
+    ("rate_id", TEXT, "the row of rates.csv (for flat_fee: of failed_requests.csv) that set the price"),
+    ("rate_effective_from", INSTANT, "from when that row counts"),
+    ("priced_as", TEXT, "the meter whose price was used: the meter itself, or the one it lies inside"),
+    ("list_unit_price", UNIT_PRICE, "the list price of one unit, null if there is none"),
+    ("list_amount", AMOUNT, "quantity x list_unit_price"),
+    ("list_rate_id", TEXT, "the row of rates.csv that set the list price"),
+)
+
+JOURNAL = _table(
+    "journal",
+    "One leg of a balanced transaction; the legs of a transaction sum to zero per currency.",
+    "posted_at transaction_id entry_id",
+    ("transaction_id", TEXT, "a hash of what the transaction stands for"),
+    ("entry_id", TEXT, "a hash of the transaction and the account"),
+    ("posted_at", INSTANT, "the attempt's start, or the admin event's instant"),
+    ("period", TEXT, "the month it is booked in"),
+    ("account", TEXT, "wallet:<wallet>:<bucket>, usage:<channel>, suspense:<why>, or a counter account of an admin entry"),
+    ("amount", AMOUNT, "signed: what the account gains"),
+    _CURRENCY,
+    ("kind", TEXT, "charge | suspense | topup | adjustment | refund | expiry"),
+    ("request_id", TEXT, "the logical request, null for entries that concern none"),
+    ("reference", TEXT, "raw request id and ordinal of the attempt, or the admin entry's own reference"),
+    ("actor", TEXT, "who entered it, null for what traffic caused"),
+    ("reason", TEXT, "why, in their words; for suspense what is missing"),
+)
+
+WALLET_STATEMENT = _table(
+    "wallet_statement",
+    "One row per journal leg on a wallet, with the balance after it.",
+    "wallet bucket posted_at entry_id",
+    ("entry_id", TEXT, "the journal entry"),
+    ("posted_at", INSTANT, "when it is posted"),
+    ("wallet", TEXT, "the wallet"),
+    ("bucket", TEXT, "the balance within it; buckets never net"),
+    ("kind", TEXT, "charge | suspense | topup | adjustment | refund | expiry"),
+    ("amount", AMOUNT, "signed: what the balance gains"),
+    ("balance_after", AMOUNT, "the bucket's balance after this entry, in order of posted_at, then entry_id"),
+    ("request_id", TEXT, "the logical request, null for entries that concern none"),
+    ("actor", TEXT, "who entered it"),
+    ("reason", TEXT, "why"),
+)
+
+WALLET_BALANCES = _table(
+    "wallet_balances",
+    "One row per wallet, bucket and currency: the balance after everything posted.",
+    "wallet bucket currency",
+    ("wallet", TEXT, "the wallet"),
+    ("bucket", TEXT, "the balance within it"),
+    _CURRENCY,
+    ("balance", AMOUNT, "sum of its journal legs; below zero where it is overdrawn"),
+)
+
+UNPRICED = _table(
+    "unpriced",
+    "One row per attempt and meter whose charge is not known; its money is in a suspense account and its month cannot close.",
+    "request_id attempt_ordinal meter reason",
+    _REQUEST_ID,
+    ("channel", TEXT, "the channel tried"),
+    ("api_model", TEXT, "the model id the client sent"),
+    ("upstream_model", TEXT, "the model id sent upstream"),
+    ("meter", TEXT, "the meter without a price, null where no usage is known"),
+    ("quantity", COUNT, "its units, null where no usage is known"),
+    ("reason", TEXT, "what is missing"),
+    _ATTEMPT_ORDINAL,
+    _PERIOD,
+)
+
+FAILED_REQUESTS = _table(
+    "failed_requests",
+    "One row per request that did not end ok: the ledger's facts, the policy that decided, and what it charged.",
+    "created_at request_id",
+    *((c.name, c.type, c.doc) for c in LEDGER.columns if c.name != "receipt_digest"),
+    ("policy_rule", TEXT, "what those policies charge: none | input | observed | reported | flat, in order, joined by '; '"),
+    ("policy_charged", AMOUNT, "what the failed attempts were charged, null while not known"),
+    ("error", TEXT, "the last attempt's error, one scrubbed line"),
+)
+
+ROUTE_HEALTH = _table(
+    "route_health",
+    "One row per month, channel and upstream model: how the route did. Percentiles are exact, by nearest rank.",
+    "period channel model",
+    _PERIOD,
+    ("channel", TEXT, "the channel"),
+    ("model", TEXT, "the model id sent to it"),
+    ("requests", COUNT, "logical requests that tried it"),
+    ("ok", COUNT, "attempts that ended ok"),
+    ("failed", COUNT, "attempts that did not"),
+    ("retries", COUNT, "attempts that tried the same channel again"),
+    ("fallbacks", COUNT, "attempts that came here because another channel failed"),
+    ("p50_ms", COUNT, "median time of an ok attempt, start to end"),
+    ("p95_ms", COUNT, "95th percentile of the same"),
+    ("first_token_p50_ms", COUNT, "median time of an ok attempt, start to first output"),
+    ("fallback_added_ms", COUNT, "median time lost before this channel was asked, of requests it served as a backup"),
+    ("failed_cost", AMOUNT, "what its failed attempts were charged, as far as it is known"),
+)
+
+USAGE_DAILY = _table(
+    "usage_daily",
+    "One row per UTC day, project, user, key, model, channel and bucket: requests, tokens and charges.",
+    "day project user_id api_key_id public_model served_channel balance_bucket route endpoint",
+    ("day", DAY, "the UTC day of created_at"),
+    ("project", TEXT, "as in ledger"),
+    ("user_id", TEXT, "as in ledger"),
+    ("api_key_id", TEXT, "as in ledger"),
+    ("public_model", TEXT, "as in ledger"),
+    ("endpoint", TEXT, "as in ledger"),
+    ("served_channel", TEXT, "as in ledger"),
+    ("route", TEXT, "as in ledger"),
+    ("balance_bucket", TEXT, "as in ledger"),
+    ("requests", COUNT, "logical requests"),
+    ("ok", COUNT, "of these, ended ok"),
+    ("attempts", COUNT, "tries sent upstream"),
+    ("input_tokens", COUNT, "sum of the ledger's column"),
+    ("cached_input_tokens", COUNT, "sum of the ledger's column"),
+    ("output_tokens", COUNT, "sum of the ledger's column"),
+    ("reasoning_tokens", COUNT, "sum of the ledger's column"),
+    ("charged", AMOUNT, "sum of final_charge where it is known"),
+    ("list_charge", AMOUNT, "sum of list_charge where it is known"),
+    ("unpriced", COUNT, "requests whose charge is not known"),
+    _CURRENCY,
+)
+
+KEY_USAGE = _table(
+    "key_usage",
+    "One row per month and API key: what went through it.",
+    "period api_key_id api_key_label user_id project wallet",
+    _PERIOD,
+    ("api_key_id", TEXT, "as in ledger"),
+    ("api_key_label", TEXT, "as in ledger"),
+    ("user_id", TEXT, "as in ledger"),
+    ("project", TEXT, "as in ledger"),
+    ("wallet", TEXT, "as in ledger"),
+    ("requests", COUNT, "logical requests"),
+    ("ok", COUNT, "of these, ended ok"),
+    ("rejected", COUNT, "of these, refused by the proxy"),
+    ("input_tokens", COUNT, "sum of the ledger's column"),
+    ("output_tokens", COUNT, "sum of the ledger's column"),
+    ("charged", AMOUNT, "sum of final_charge where it is known"),
+    ("unpriced", COUNT, "requests whose charge is not known"),
+    ("monthly_limit", AMOUNT, "the key's limit (its newest row in the month), null if it has none"),
+    ("first_used_at", INSTANT, "first request of the month"),
+    ("last_used_at", INSTANT, "last request of the month"),
+    _CURRENCY,
+)
+
+MODEL_PRICES = _table(
+    "model_prices",
+    "One row per row of rates.csv, as it was when the ledger was built.",
+    "book channel model meter effective_from rate_id",
+    ("rate_id", TEXT, "names the row; charges refer to it"),
+    ("book", TEXT, "charge (what we pay) | list (the official reference)"),
+    ("channel", TEXT, "channel, or * for any"),
+    ("model", TEXT, "upstream model id, or * for any"),
+    ("meter", TEXT, "what is priced"),
+    ("unit_price", UNIT_PRICE, "price of one unit"),
+    ("price", AMOUNT, "price as written"),
+    ("per", AMOUNT, "units that price is for"),
+    _CURRENCY,
+    ("effective_from", INSTANT, "counts from this instant"),
+    ("effective_to", INSTANT, "until before this instant, null while it still counts"),
+    ("service_tier", TEXT, "only for this service tier, null for any"),
+    ("min_input_tokens", COUNT, "only from this many input tokens on, null for any"),
+    ("hours", TEXT, "only in these hours of the vendor's day, null for any"),
+    ("weekdays", TEXT, "only on these days of the vendor's week, null for any"),
+    ("source", TEXT, "where the price was read"),
+    ("note", TEXT, "what else a person wrote beside it"),
+    ("line", COUNT, "its line in rates.csv"),
+)
+
+AUDIT_TRAIL = _table(
+    "audit_trail",
+    "One row per recorded event: admin entries, losses and their acknowledgement, starts and stops of proxies.",
+    "at event_id",
+    ("event_id", TEXT, "the event"),
+    ("at", INSTANT, "when"),
+    ("period", TEXT, "the month that contains it"),
+    ("event", TEXT, "what kind of event"),
+    ("actor", TEXT, "who, for what a person did"),
+    ("reason", TEXT, "why, in their words"),
+    ("reference", TEXT, "their reference"),
+    ("request_id", TEXT, "the request it concerns, if one"),
+    ("facts", TEXT, "the event's own facts as JSON"),
+    ("transaction_id", TEXT, "the journal transaction it caused, null if it moved no money"),
+)
+
+RECONCILIATION = _table(
+    "reconciliation",
+    "One row per figure of a vendor beside ours: charges it reported in its replies, and wallet snapshots.",
+    "period source subject",
+    _PERIOD,
+    ("source", TEXT, "reply (a charge stood in the vendor's reply) | snapshot (a recorded balance)"),
+    ("subject", TEXT, "the request, or wallet:bucket at an instant"),
+    ("request_id", TEXT, "the logical request, null for a snapshot"),
+    ("channel", TEXT, "the channel, null for a snapshot"),
+    ("our_amount", AMOUNT, "what we booked, null while not known"),
+    ("vendor_amount", AMOUNT, "what the vendor says"),
+    ("difference", AMOUNT, "vendor_amount less our_amount"),
+    ("class", TEXT, "matched | mismatch | unknown (ours is not known yet)"),
+    _CURRENCY,
+)
+
+RUNS = _table(
+    "runs",
+    "One row per agent run: every request that named it, in one total.",
+    "run_id",
+    ("run_id", TEXT, "the run as the requests named it"),
+    ("first_at", INSTANT, "its first request"),
+    ("last_at", INSTANT, "its last request"),
+    ("requests", COUNT, "logical requests"),
+    ("ok", COUNT, "of these, ended ok"),
+    ("attempts", COUNT, "tries sent upstream"),
+    ("input_tokens", COUNT, "sum of the ledger's column"),
+    ("output_tokens", COUNT, "sum of the ledger's column"),
+    ("final_charge", AMOUNT, "sum of final_charge, null while any of them is not known"),
+    ("known_charge", AMOUNT, "sum of final_charge where it is known"),
+    ("list_charge", AMOUNT, "sum of list_charge, null while any of them is not known"),
+    ("unpriced", COUNT, "requests whose charge is not known"),
+    ("users", COUNT, "distinct users"),
+    ("projects", COUNT, "distinct projects"),
+    _CURRENCY,
+)
+
+PERIODS = _table(
+    "periods",
+    "One row per month that has a request or an entry: its bounds, its totals and what stands against closing it.",
+    "period",
+    ("period", TEXT, "the month YYYY-MM in the book's time zone"),
+    ("starts_at", INSTANT, "its first instant, UTC"),
+    ("ends_at", INSTANT, "the first instant after it, UTC"),
+    ("status", TEXT, "open | closed"),
+    ("requests", COUNT, "logical requests"),
+    ("charged_requests", COUNT, "of these, with a known charge and at least one posting"),
+    ("free_requests", COUNT, "of these, with nothing to pay"),
+    ("suspense_requests", COUNT, "of these, in suspense"),
+    ("charged", AMOUNT, "sum of final_charge where it is known"),
+    ("suspense", AMOUNT, "the known part of what is in suspense"),
+    ("unpriced", COUNT, "rows of unpriced"),
+    ("blockers", COUNT, "rows of data_quality that stand against closing"),
+    _CURRENCY,
+)
+
+DATA_QUALITY = _table(
+    "data_quality",
+    "One row per thing a person should know about the data: losses, quarantined files, open holds, clock steps and the like.",
+    "kind period subject detail",
+    ("kind", TEXT, "what kind of finding"),
+    ("period", TEXT, "the month it belongs to, null where no instant is known"),
+    ("subject", TEXT, "what it is about: a file, a journal, a request, a key, an endpoint"),
+    ("detail", TEXT, "what was found, and what to do where something can be done"),
+    ("rows", COUNT, "how many rows it concerns"),
+    ("blocks_close", FLAG, "true: the month cannot close while it stands"),
+)
+
+REQUEST_IDS = _table(
+    "request_ids",
+    "One row per id under which a logical request can be looked up.",
+    "id kind request_id",
+    ("id", TEXT, "the id as it was sent or received"),
+    ("kind", TEXT, "request | linked | client_request_id | idempotency_key | upstream_request_id | response_id | wallet_entry_id"),
+    _REQUEST_ID,
+)
+
+ATTRIBUTION = _table(
+    "attribution",
+    "One row per statement about who a request belongs to: the one that counts, and those that were only claimed.",
+    "request_id fact standing source value",
+    _REQUEST_ID,
+    ("fact", TEXT, "user_id | project | run_id | tag:<name>"),
+    ("value", TEXT, "what was stated"),
+    ("source", TEXT, "who stated it: registry, a header's name, a body field"),
+    ("standing", TEXT, "applied | claimed"),
+)
+
+ATTEMPT_POLICY = _table(
+    "attempt_policy",
+    "One row per failed attempt: the policy row that decided what it costs.",
+    "request_id attempt_ordinal raw_request_id",
+    _REQUEST_ID,
+    _ATTEMPT_ORDINAL,
+    ("raw_request_id", TEXT, "the request as recorded at the door"),
+    ("channel", TEXT, "the channel tried, null where nothing was sent"),
+    _OUTCOME,
+    ("policy_id", TEXT, "the row of failed_requests.csv, null if none applies"),
+    ("policy", TEXT, "its name"),
+    ("charge", TEXT, "what it charges: none | input | observed | reported | flat"),
+    ("flat_amount", AMOUNT, "the flat amount, null unless charge is flat"),
+    ("effective_from", INSTANT, "from when that row counts"),
+)
+
+DISPOSITIONS = _table(
+    "dispositions",
+    "One row per request as recorded at a door: where it ended. raw rows = charged + free + suspense + duplicates.",
+    "raw_request_id",
+    ("raw_request_id", TEXT, "the request as recorded"),
+    _REQUEST_ID,
+    _PERIOD,
+    ("disposition", TEXT, "charged | free | suspense"),
+    ("reason", TEXT, "why it is free or in suspense, null where charged"),
+    ("raw_rows", COUNT, "raw rows that carried it; 0 where its record was lost and its attempts were found"),
+    ("duplicates", COUNT, "of these, copies of the first"),
+    ("writer", TEXT, "the journal that recorded the first"),
+    ("seq", COUNT, "its place there"),
+)
+
+BUILD_INPUTS = _table(
+    "build_inputs",
+    "One row per journal: how far this ledger has read it.",
+    "writer",
+    ("writer", TEXT, "the journal"),
+    ("last_seq", COUNT, "the last sequence number that was read"),
+)
+
+TABLES: tuple[Table, ...] = (
+    LEDGER,
+    ATTEMPTS,
+    CHARGES,
+    JOURNAL,
+    WALLET_STATEMENT,
+    WALLET_BALANCES,
+    UNPRICED,
+    FAILED_REQUESTS,
+    ROUTE_HEALTH,
+    USAGE_DAILY,
+    KEY_USAGE,
+    MODEL_PRICES,
+    AUDIT_TRAIL,
+    RECONCILIATION,
+    RUNS,
+    PERIODS,
+    DATA_QUALITY,
+    REQUEST_IDS,
+    ATTRIBUTION,
+    ATTEMPT_POLICY,
+    DISPOSITIONS,
+    BUILD_INPUTS,
+)
+BY_NAME: dict[str, Table] = {table.name: table for table in TABLES}
