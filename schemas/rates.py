@@ -1,0 +1,355 @@
+"""rates.csv: one price a row, with its conditions and dates, and which row wins where several apply.
+
+A row applies to a use of its meter when every condition it names holds at the instant the request began:
+channel, model (the upstream id), service tier, a whole prompt of at least `min_input_tokens` tokens (for a vendor's
+"above N" write N + 1), and local weekday and time of day in the channel's time zone. An empty condition holds always.
+
+Specificity decides between rows that apply at once, compared in this order:
+  1. a row that names its channel beats one for `*`;
+  2. then a row that names its model beats one for `*`;
+  3. then the row that names more of service_tier, min_input_tokens, hours and weekdays;
+  4. then the higher min_input_tokens, between rows that are otherwise alike.
+Two rows that are level under 1 to 3, can apply at once and are not settled by 4 are refused, unless further rows that
+name more cover all of what the two share. The four steps make one integer, `specificity`: the largest one wins.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import pairwise
+from typing import Literal
+from zoneinfo import ZoneInfo
+
+from schemas.bookfile import CsvRow, Problem, RefusedError, closest, read_csv, shown
+from schemas.dated import (
+    ANY,
+    Cell,
+    DatedRow,
+    decimal,
+    ends_after_it_begins,
+    grouped,
+    instant,
+    instant_or_none,
+    read_cells,
+    required,
+    resolve,
+    row_id,
+    uncovered,
+)
+from schemas.instants import to_datetime
+from schemas.meters import BY_NAME
+from schemas.money import MoneyError, plain, unit_price
+
+COLUMNS = (
+    "channel",
+    "model",
+    "meter",
+    "price",
+    "per",
+    "currency",
+    "effective_from",
+    "effective_to",
+    "book",
+    "service_tier",
+    "min_input_tokens",
+    "hours",
+    "weekdays",
+    "source",
+    "note",
+)
+BOOKS = ("charge", "list")
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+WHOLE_DAY = 24 * 60
+_THRESHOLD_BITS = 40
+
+
+class Rate(DatedRow):
+    """One price: what one unit of a meter costs, for whom, under which conditions, and when."""
+
+    rate_id: str
+    channel: str  # a channel's name or *
+    model: str  # an upstream model id or *
+    meter: str
+    unit_price: Decimal  # of one unit, exact in 12 decimals
+    price: Decimal  # as written, for `per` units
+    per: Decimal
+    currency: str
+    book: Literal["charge", "list"]
+    service_tier: str | None
+    min_input_tokens: int | None
+    hours: str | None  # "22:00-06:00", half-open, local to the channel's zone; may cross midnight
+    weekdays: str | None  # "mon,tue": the local day of the instant
+    source: str
+    note: str
+
+    @property
+    def conditions(self) -> tuple[str | None, int | None, str | None, str | None]:
+        """The four condition columns."""
+        return (self.service_tier, self.min_input_tokens, self.hours, self.weekdays)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What is priced."""
+        return (self.book, self.channel, self.model, self.meter, *self.conditions)
+
+    @property
+    def rank(self) -> tuple[bool, bool, int]:
+        """Steps 1 to 3 of specificity."""
+        return (self.channel != ANY, self.model != ANY, sum(condition is not None for condition in self.conditions))
+
+    @property
+    def specificity(self) -> int:
+        """Steps 1 to 4 as one integer: the largest that applies wins."""
+        channel, model, conditions = self.rank
+        return ((channel << 5 | model << 4 | conditions) << _THRESHOLD_BITS) | (self.min_input_tokens or 0)
+
+    @property
+    def minutes(self) -> frozenset[int]:
+        """The minutes of the local day in which the row applies."""
+        return minutes_of(self.hours)
+
+    @property
+    def weekday_mask(self) -> int:
+        """Bit 0 is Monday."""
+        return weekday_mask(self.weekdays)
+
+
+def minutes_of(hours: str | None) -> frozenset[int]:
+    """The minutes of the day inside "HH:MM-HH:MM", which may cross midnight; every minute for None."""
+    if hours is None:
+        return frozenset(range(WHOLE_DAY))
+    begin, end = bounds_of(hours)
+    return frozenset(range(begin, end)) if begin < end else frozenset((*range(begin, WHOLE_DAY), *range(end)))
+
+
+def bounds_of(hours: str) -> tuple[int, int]:
+    """First minute and the minute after the last one; the second is less than the first across midnight."""
+    begin, end = (int(time[:2]) * 60 + int(time[3:]) for time in hours.split("-"))
+    return begin, end
+
+
+def weekday_mask(weekdays: str | None) -> int:
+    """The days of "mon,tue" as bits, Monday bit 0; all seven for None."""
+    return sum(1 << DAYS.index(day) for day in weekdays.split(",")) if weekdays else (1 << len(DAYS)) - 1
+
+
+# ---- cells ----
+
+
+def _meter(text: str) -> str:
+    meter = BY_NAME.get(text)
+    if meter is None:
+        raise RefusedError("no such meter", closest(text, BY_NAME))
+    if text == "flat_fee":
+        raise RefusedError("not priced here", "write the flat charge of a failed request in failed_requests.csv")
+    return text
+
+
+def _per(text: str) -> Decimal:
+    value = decimal(text)
+    if not value:
+        raise RefusedError("not a number of units", "write the number of units the price is for: 1000000 for tokens, 1 for a request")
+    return value
+
+
+def _book(text: str) -> str:
+    if text and text not in BOOKS:
+        raise RefusedError("no such book", closest(text, BOOKS))
+    return text or "charge"
+
+
+def _threshold(text: str) -> int | None:
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit() or not 0 < int(text[:20]) < 1 << _THRESHOLD_BITS:
+        raise RefusedError(
+            "not a whole number of tokens above zero", "write digits, for example 200001 for above 200000, or leave it empty"
+        )
+    return int(text)
+
+
+def _hours(text: str) -> str | None:
+    if not text:
+        return None
+    found = re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d-(([01]\d|2[0-3]):[0-5]\d|24:00)", text)
+    if not found or text[:5] == text[6:] or text == "00:00-24:00":
+        raise RefusedError("not a part of the day", "write HH:MM-HH:MM, for example 16:30-00:30; leave it empty for the whole day")
+    return text[:6] + ("00:00" if text.endswith("24:00") else text[6:])
+
+
+def _weekdays(text: str) -> str | None:
+    if not text:
+        return None
+    cure = "write days or a span, for example mon-fri or sat,sun; leave it empty for all days"
+    days: set[str] = set()
+    for part in text.lower().split(","):
+        first, _, last = (day.strip() for day in part.partition("-"))
+        if first not in DAYS or (last or first) not in DAYS or part.strip().endswith("-"):
+            raise RefusedError("not days of the week", cure)
+        begin, end = DAYS.index(first), DAYS.index(last or first)
+        days.update(DAYS[n % 7] for n in range(begin, end + 1 if end >= begin else end + 8))
+    if len(days) == len(DAYS):
+        raise RefusedError("names every day", cure)
+    return ",".join(day for day in DAYS if day in days)
+
+
+def _tier(text: str) -> str | None:
+    return text.lower() or None
+
+
+CELLS: dict[str, Cell] = {
+    "channel": required,
+    "model": required,
+    "meter": _meter,
+    "price": decimal,
+    "per": _per,
+    "currency": required,
+    "effective_from": instant,
+    "effective_to": instant_or_none,
+    "book": _book,
+    "service_tier": _tier,
+    "min_input_tokens": _threshold,
+    "hours": _hours,
+    "weekdays": _weekdays,
+    "source": str,
+    "note": str,
+}
+
+
+# ---- the file ----
+
+
+def rates_of(file: str, content: bytes, channels: frozenset[str], currency: str, problems: list[Problem]) -> tuple[Rate, ...]:
+    """The valid rows in file order, with `effective_to` resolved; everything that is wrong is added to `problems`."""
+    rows, faults = read_csv(file, content, COLUMNS)
+    problems.extend(faults)
+    rates = [rate for row in rows if (rate := _rate(file, row, channels, currency, problems)) is not None]
+    before = len(problems)
+    resolved = resolve(file, rates, problems)
+    # An overlap within one key would be told a second time as a tie.
+    if len(problems) == before:
+        problems.extend(_ties(file, resolved))
+    return resolved
+
+
+def _rate(file: str, row: CsvRow, channels: frozenset[str], currency: str, problems: list[Problem]) -> Rate | None:
+    before = len(problems)
+    values = read_cells(file, row, CELLS, problems)
+    name, written = row.cells["channel"], row.cells["currency"]
+    if name and name != ANY and name not in channels:
+        problems.append(
+            Problem(file, row.line, "channel", shown("channel", name), "no such channel in channels.toml", closest(name, {*channels, ANY}))
+        )
+    if written and written != currency:
+        cure = f"convert the price and write {currency}"
+        problems.append(Problem(file, row.line, "currency", shown("currency", written), f"book.toml keeps the books in {currency}", cure))
+    if values is None:
+        return None
+    try:
+        exact = unit_price(values["price"], values["per"])
+    except MoneyError as error:
+        problems.append(Problem(file, row.line, "price", shown("price", row.cells["price"]), error.what, error.cure))
+        return None
+    if not ends_after_it_begins(file, row, values["effective_from"], values["effective_to"], problems) or len(problems) > before:
+        return None
+    said = (values[name] for name in COLUMNS if name not in ("price", "per", "source", "note"))
+    return Rate(rate_id=row_id("rate", plain(exact), *said), line=row.line, unit_price=exact, **values)
+
+
+def _ties(file: str, rates: Iterable[Rate]) -> Iterable[Problem]:
+    """Pairs of rows that can apply at once while nothing says which wins."""
+    for level in grouped(rates, lambda rate: (rate.book, rate.meter, rate.channel, rate.model)):
+        for group in grouped(level, lambda rate: (rate.rank[2],)):
+            group.sort(key=lambda rate: (rate.effective_from, rate.line))
+            for n, one in enumerate(group):
+                for other in group[n + 1 :]:
+                    if one.effective_to is not None and other.effective_from >= one.effective_to:
+                        break
+                    if _level(one, other) and not _settled(one, other, level):
+                        first, second = sorted((one, other), key=lambda rate: rate.line)
+                        what = f"can apply together with line {first.line} ({_conditions(first)}), and neither is more specific"
+                        cure = f"add a row that names both conditions, or make lines {first.line} and {second.line} exclude each other"
+                        yield Problem(file, second.line, "conditions", _conditions(second), what, cure)
+
+
+def _conditions(rate: Rate) -> str:
+    names = ("service_tier", "min_input_tokens", "hours", "weekdays")
+    return " ".join(f"{name}={value}" for name, value in zip(names, rate.conditions, strict=True) if value is not None) or "none"
+
+
+def _level(one: Rate, other: Rate) -> bool:
+    """Whether two rows of one rank, in force at once, can apply to the same use and step 4 does not tell them apart."""
+    if one.key == other.key:
+        return False
+    tier = None in (one.service_tier, other.service_tier) or one.service_tier == other.service_tier
+    if not (tier and one.minutes & other.minutes and one.weekday_mask & other.weekday_mask):
+        return False
+    alike = (one.service_tier, one.hours, one.weekdays) == (other.service_tier, other.hours, other.weekdays)
+    return not (alike and one.min_input_tokens is not None and other.min_input_tokens is not None)
+
+
+def _settled(one: Rate, other: Rate, level: Iterable[Rate]) -> bool:
+    """Whether rows that name more cover all that the two share."""
+    tier = one.service_tier or other.service_tier
+    threshold = max(one.min_input_tokens or 0, other.min_input_tokens or 0)
+    minutes = one.minutes & other.minutes
+    days = one.weekday_mask & other.weekday_mask
+    covering = [
+        rate
+        for rate in level
+        if rate.rank > one.rank
+        and rate.service_tier in (None, tier)
+        and (rate.min_input_tokens or 0) <= threshold
+        and minutes <= rate.minutes
+        and days & rate.weekday_mask == days
+    ]
+    begin = max(one.effective_from, other.effective_from)
+    ends = [end for end in (one.effective_to, other.effective_to) if end is not None]
+    return uncovered(covering, begin, min(ends, default=None)) is None
+
+
+# ---- looking a price up: the definition that the SQL is held to ----
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One use of a meter: all that decides which price it has."""
+
+    channel: str
+    model: str  # the upstream model id
+    meter: str
+    at: int  # when the request began, microseconds
+    service_tier: str | None = None
+    input_tokens: int = 0  # the whole prompt, cached tokens included
+    zone: str = "UTC"  # the channel's time zone
+
+
+def applicable(rates: Iterable[Rate], book: str, use: Use) -> list[Rate]:
+    """Every row of a book that applies to the use, the winner first; empty where there is no price."""
+    local = to_datetime(use.at).astimezone(ZoneInfo(use.zone))
+    found = [
+        rate
+        for rate in rates
+        if rate.book == book
+        and rate.meter == use.meter
+        and rate.channel in (ANY, use.channel)
+        and rate.model in (ANY, use.model)
+        and rate.in_force(use.at)
+        and (rate.service_tier is None or rate.service_tier == (use.service_tier or "").lower())
+        and use.input_tokens >= (rate.min_input_tokens or 0)
+        and local.hour * 60 + local.minute in rate.minutes
+        and rate.weekday_mask >> local.weekday() & 1
+    ]
+    return sorted(found, key=lambda rate: rate.specificity, reverse=True)
+
+
+def gaps(rates: Iterable[Rate]) -> list[tuple[Rate, Rate]]:
+    """Pairs of following rows of one key between which no price is in force: the later begins after the earlier ended."""
+    pairs = []
+    for history in grouped(rates, lambda rate: rate.key):
+        history.sort(key=lambda rate: rate.effective_from)
+        pairs += [(a, b) for a, b in pairwise(history) if a.effective_to is not None and a.effective_to < b.effective_from]
+    return pairs
