@@ -12,7 +12,7 @@ AS_OF ?=
 
 TOKENLEDGER := .venv/bin/tokenledger
 HOME_OPTION := $(if $(HOME_DIR),--home $(HOME_DIR))
-PIP := -m pip --disable-pip-version-check --quiet
+PIP := -m pip --disable-pip-version-check --quiet --quiet
 NODE_STAMP := $(if $(wildcard tests/node/package-lock.json),tests/node/node_modules/.stamp)
 
 # $(call debian,PACKAGES): installs them when root, else prints the command and stops.
@@ -84,7 +84,7 @@ test-peers: .venv/.stamp .venv-peers/.stamp ## tests against somebody else's ser
 lock: ## compile the locks again from pyproject.toml and requirements/*.in; newest versions with UPGRADE=--upgrade
 	@tool=$$(mktemp -d); trap 'rm -rf "$$tool"' EXIT; \
 	$(PYTHON) -m venv "$$tool" && "$$tool/bin/python" $(PIP) install uv==$(UV_VERSION); \
-	compile() { "$$tool/bin/uv" pip compile --quiet --generate-hashes --no-emit-index-url --python-version 3.11 \
+	compile() { "$$tool/bin/uv" pip compile --quiet --only-binary :all: --generate-hashes --no-emit-index-url --python-version 3.11 \
 	  --custom-compile-command "make lock" $(UPGRADE) "$$@" >/dev/null; }; \
 	compile pyproject.toml requirements/build.in --extra dev --override requirements/overrides.txt -o requirements/lock.txt; \
 	compile requirements/peers.in -o requirements/peers.txt
