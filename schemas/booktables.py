@@ -126,7 +126,7 @@ def book_tables(
         "book_model_channel": (
             {"api": model.api, "position": n, "channel": way.name, "upstream": way.upstream}
             for model in models
-            for n, way in enumerate(model.channels)
+            for n, way in enumerate(model.channel)
         ),
         "book_key": (key.model_dump(exclude={"models", "routes", "expires"}) for key in keys),
         "book_rate": map(_rate, rates),

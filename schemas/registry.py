@@ -235,7 +235,7 @@ class Model(Entry):
 
     public: Text = Field(description="the name people see")
     api: Text = Field(description="the id clients send")
-    channels: tuple[ModelChannel, ...] = Field(alias="channel", min_length=1, description="one or more [[model.channel]] entries")
+    channel: tuple[ModelChannel, ...] = Field(min_length=1, description="one or more [[model.channel]] entries")
 
 
 class Key(Entry):
@@ -404,13 +404,13 @@ def models_of(source: TomlFile, channels: frozenset[str], problems: list[Problem
                 Problem(source.file, line, "api", model.api, f"line {first[model.api]} has this id too", "give each model its own api id")
             )
         first.setdefault(model.api, line)
-        for i, way in enumerate(model.channels):
+        for i, way in enumerate(model.channel):
             line = source.line(("model", n, "channel", i, "name"))
             if way.name not in channels:
                 problems.append(
                     Problem(source.file, line, "channel.name", way.name, "no such channel in channels.toml", closest(way.name, channels))
                 )
-            if way in model.channels[:i]:
+            if way in model.channel[:i]:
                 problems.append(
                     Problem(
                         source.file, line, "channel.name", way.name, f"named twice with upstream '{way.upstream}'", "remove one of the two"
