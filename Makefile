@@ -27,6 +27,7 @@ help: ## list the targets
 
 .PHONY: setup
 setup: .venv/.stamp ## create .venv with the project in it from the hash-pinned lock
+	@echo "setup: .venv is ready"
 
 .venv/.lock-stamp: requirements/lock.txt requirements/ranks.txt requirements/install_ranks.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "setup: Python 3.11 is needed, for which the lock is compiled; name it with make PYTHON=..." >&2; exit 1; }
@@ -43,7 +44,6 @@ setup: .venv/.stamp ## create .venv with the project in it from the hash-pinned 
 .venv/.stamp: .venv/.lock-stamp pyproject.toml
 	@.venv/bin/python $(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
-	@echo "setup: done"
 
 .PHONY: demo
 demo: .venv/.stamp ## the main job end to end, on traffic of its own in data/demo
