@@ -8,7 +8,7 @@ import json
 import ssl
 import time
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ import pytest
 import zstandard
 
 from tests.certs import make_authority
-from tests.upstream import Answer, Drop, Hold, Pause, Upstream, process, seen_by, serving
-from tests.vendor import Call, plan, usage
+from tests.upstream import Upstream, process, seen_by, serving
+from tests.vendor import Answer, Call, Drop, Hold, Pause, plan, usage
 
 MINI = "gpt-4o-mini"
 
@@ -113,7 +113,11 @@ async def test_cut_pieces_are_the_same_bytes(upstream: Upstream) -> None:
 async def test_encoded_bodies_decode_to_the_plain_ones(upstream: Upstream, stream: bool) -> None:
     """gzip, deflate and zstd carry the same bytes that an unencoded answer has."""
     _, plain = await raw(upstream, "hi [[stub: id=x]]", stream=stream)
-    decoders = {"gzip": gzip.decompress, "deflate": zlib.decompress, "zstd": zstandard.ZstdDecompressor().decompressobj().decompress}
+    decoders: dict[str, Callable[[bytes], bytes]] = {
+        "gzip": gzip.decompress,
+        "deflate": zlib.decompress,
+        "zstd": zstandard.ZstdDecompressor().decompressobj().decompress,
+    }
     for ordinal, (name, decode) in enumerate(decoders.items(), 2):
         reply, body = await raw(upstream, f"hi [[stub: encoding={name}]]", stream=stream)
         assert reply.headers["content-encoding"] == name

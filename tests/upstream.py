@@ -101,7 +101,7 @@ class Upstream:
             gate.set()
         assert self._runner is not None
         assert self._runner.server is not None
-        await self._runner.server.shutdown(0.2)
+        await self._runner.server.shutdown(0.02)
         await self._runner.cleanup()
 
     @property
