@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from schemas.records import Record
+from schemas.records import Body, Record
 
 MAGIC = b"TLJ1"
 _HEAD = struct.Struct("<4sIQII")  # magic, payload length, seq, crc32, reserved zero
@@ -28,7 +28,7 @@ MAX_PAYLOAD_BYTES = 1 << 30
 def encode(record: Record, seq: int) -> bytes:
     """The frame of one record."""
     blob = b""
-    if record.kind == "body":
+    if isinstance(record, Body):
         fields = {name: getattr(record, name) for name in record.__slots__ if name != "content"}
         text = orjson.dumps({"k": record.kind, "r": fields})
         blob = record.content

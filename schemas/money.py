@@ -13,9 +13,7 @@ UNIT_PRICE_SQL = "DECIMAL(18,12)"
 
 # 60 digits hold any product of an 18-digit price and a 38-digit quantity; Inexact is trapped so that a result
 # that does not fit raises instead of being bent.
-EXACT = decimal.Context(
-    prec=60, rounding=decimal.ROUND_HALF_UP, traps=[decimal.Inexact, decimal.InvalidOperation, decimal.DivisionByZero]
-)
+EXACT = decimal.Context(prec=60, rounding=decimal.ROUND_HALF_UP, traps=[decimal.Inexact, decimal.InvalidOperation, decimal.DivisionByZero])
 
 _QUANTUM = Decimal(1).scaleb(-PLACES)
 

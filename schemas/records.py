@@ -113,7 +113,9 @@ class Response:
     served_model: str | None = _doc("the model in the body", default=None)
     service_tier: str | None = _doc("the service tier in the body", default=None)
     usage: tuple[UsageSeen, ...] = _doc("every place usage was reported, last object each", default=())
-    facts: JsonText | None = _doc("other allow-listed members of the body, verbatim (provider, speed, sizes, tool items, ...)", default=None)
+    facts: JsonText | None = _doc(
+        "other allow-listed members of the body, verbatim (provider, speed, sizes, tool items, ...)", default=None
+    )
     notes: tuple[str, ...] = _doc("no_terminal_marker, last_event_unterminated, bom, unreadable_event, late_usage, ...", default=())
     body_state: str = _doc("none | read | unreadable | opaque | too_large", default="none")
     body_bytes: int = _doc("bytes of body received from upstream", default=0)

@@ -19,6 +19,11 @@ def segment_name(first_seq: int) -> str:
     return f"{first_seq:020d}{SEGMENT_SUFFIX}"
 
 
+def first_seq(segment: Path) -> int:
+    """The number in a segment's name; a letter may follow it where a segment of the same number had to be abandoned."""
+    return int(segment.stem[:20])
+
+
 @dataclass(frozen=True, slots=True)
 class Slot:
     """One journal's folder. The writer's name is made once and unique over all homes."""
@@ -44,7 +49,7 @@ def unsealed(home: Home, sealed: Mapping[str, int]) -> Iterator[tuple[str, Frame
         segments = slot.segments()
         for place, path in enumerate(segments):
             following = segments[place + 1] if place + 1 < len(segments) else None
-            if following is not None and int(following.stem) <= after + 1:
+            if following is not None and first_seq(following) <= after + 1:
                 continue  # all of it is sealed; the sealer will remove it
             for found in decode(path.read_bytes()):
                 if isinstance(found, Damage) or found.seq > after:

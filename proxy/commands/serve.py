@@ -1,0 +1,58 @@
+"""`tokenledger proxy`: both doors until stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from proxy.service import Settings, run
+from schemas.home import Home
+
+_PORT = click.IntRange(0, 65535)
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address both doors listen on.")
+@click.option("--gateway-port", type=_PORT, default=8780, show_default=True, help="Base-URL door; 0 takes a free port.")
+@click.option("--forward-port", type=_PORT, default=8781, show_default=True, help="HTTPS_PROXY door; 0 takes a free port.")
+@click.option("--admin-port", type=_PORT, default=8782, show_default=True, help="Loopback port of /healthz, /readyz and /metrics.")
+@click.option("--no-gateway", is_flag=True, help="Leave the gateway door shut.")
+@click.option("--no-forward", is_flag=True, help="Leave the forward door shut.")
+@click.option(
+    "--upstream-ca",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="PEM file of authorities to trust upstream, beside the system's.",
+)
+@click.option("--forward-mode", "forward_modes", multiple=True, metavar="MODE", help="A mitmproxy mode for the forward door; repeatable.")
+@click.pass_obj
+def proxy(
+    home: Home,
+    /,
+    host: str,
+    gateway_port: int,
+    forward_port: int,
+    admin_port: int,
+    no_gateway: bool,
+    no_forward: bool,
+    upstream_ca: Path | None,
+    forward_modes: tuple[str, ...],
+) -> int:
+    """Open both doors and record what passes, until SIGTERM.
+
+    Prints `ready gateway=http://... forward=http://...` on stdout when both accept.
+    """
+    if no_gateway and no_forward:
+        raise click.UsageError("--no-gateway and --no-forward together leave no door open")
+    return run(
+        Settings(
+            home=home,
+            host=host,
+            gateway_port=None if no_gateway else gateway_port,
+            forward_port=None if no_forward else forward_port,
+            admin_port=admin_port,
+            upstream_ca=upstream_ca,
+            forward_modes=forward_modes or ("regular",),
+        ),
+        say=click.echo,
+    )

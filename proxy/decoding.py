@@ -1,0 +1,102 @@
+"""Content decoding of a copy, piece by piece and bounded; the bytes that are relayed are never touched.
+
+`br` is not decoded in the proxy's process (its decoder has had memory holes): such a body is recorded as it is, and
+read later from the recorded bytes.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Protocol
+
+import zstandard
+
+MAX_DECODED_BYTES = 256 << 20
+
+
+class DecodingError(Exception):
+    """The body is not what its Content-Encoding says, or it unpacks to more than MAX_DECODED_BYTES."""
+
+
+class Decoder(Protocol):
+    """Bytes as sent in, bytes of content out."""
+
+    def feed(self, data: bytes) -> bytes:
+        """What `data` decodes to; raises DecodingError."""
+
+
+class _Zlib:
+    """gzip (also in several members) and deflate (with or without the zlib wrapper)."""
+
+    def __init__(self, window_bits: int) -> None:
+        self._window_bits = window_bits
+        self._inner = zlib.decompressobj(window_bits)
+        self._total = 0
+        self._fresh = True
+
+    def feed(self, data: bytes) -> bytes:
+        parts = []
+        try:
+            while data:
+                part = self._first(data) if self._fresh else self._inner.decompress(data, MAX_DECODED_BYTES - self._total + 1)
+                self._fresh = False
+                self._total += len(part)
+                if self._total > MAX_DECODED_BYTES:
+                    raise DecodingError(f"unpacks to more than {MAX_DECODED_BYTES} bytes")
+                parts.append(part)
+                data = self._inner.unused_data
+                if self._inner.eof and data:
+                    self._inner = zlib.decompressobj(self._window_bits)
+        except zlib.error as error:
+            raise DecodingError(str(error)) from None
+        return b"".join(parts)
+
+    def _first(self, data: bytes) -> bytes:
+        try:
+            return self._inner.decompress(data, MAX_DECODED_BYTES + 1)
+        except zlib.error:
+            if self._window_bits != zlib.MAX_WBITS:
+                raise
+            self._window_bits = -zlib.MAX_WBITS  # RFC 9110 8.4.1.2: some send deflate without its wrapper
+            self._inner = zlib.decompressobj(self._window_bits)
+            return self._inner.decompress(data, MAX_DECODED_BYTES + 1)
+
+
+class _Zstd:
+    def __init__(self) -> None:
+        self._inner = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompressobj(read_across_frames=True)
+        self._total = 0
+
+    def feed(self, data: bytes) -> bytes:
+        parts = []
+        # Small bites keep one call's output small: a zstd frame can unpack ten-thousandfold.
+        for start in range(0, len(data), 4096):
+            try:
+                part = self._inner.decompress(data[start : start + 4096])
+            except zstandard.ZstdError as error:
+                raise DecodingError(str(error)) from None
+            self._total += len(part)
+            if self._total > MAX_DECODED_BYTES:
+                raise DecodingError(f"unpacks to more than {MAX_DECODED_BYTES} bytes")
+            parts.append(part)
+        return b"".join(parts)
+
+
+class _Identity:
+    def feed(self, data: bytes) -> bytes:
+        return data
+
+
+def decoder(content_encoding: str) -> Decoder | None:
+    """The decoder for one Content-Encoding value; None where the proxy must not or cannot decode it."""
+    match content_encoding.strip().lower():
+        case "" | "identity":
+            return _Identity()
+        case "gzip" | "x-gzip":
+            return _Zlib(16 + zlib.MAX_WBITS)
+        case "deflate":
+            return _Zlib(zlib.MAX_WBITS)
+        case "zstd":
+            return _Zstd()
+        case _:
+            return None

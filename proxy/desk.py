@@ -1,0 +1,114 @@
+"""What both doors share at run time: the journal, the clock, the live attempts and the counters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
+import uuid_utils
+
+from proxy.clock import Clock
+from proxy.exchange import AttemptCapture, Client, Exchange, Recording, RequestHead
+from proxy.journal import Journal, JournalError
+from schemas.book import Book
+from schemas.records import Event, Instant, JsonText, Record
+
+CLOCK_STEP_US = 1_000_000
+
+
+class Refused(Exception):  # noqa: N818 - it is not an error of ours: it is the answer the book asks for
+    """This request may not pass, because it cannot be recorded."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What /metrics shows."""
+
+    requests: int = 0
+    attempts: int = 0
+    closed: int = 0
+    lost_records: int = 0
+    refused: int = 0
+    tunnels: int = 0
+
+
+class Desk:
+    """Where records are handed in. A record that cannot be made durable is counted, and the loss itself is recorded."""
+
+    def __init__(self, book: Book, recording: Recording, journal: Journal, clock: Clock) -> None:
+        self.book = book
+        self.counters = Counters()
+        self.live: set[AttemptCapture] = set()
+        self._recording = recording
+        self._journal = journal
+        self._clock = clock
+        self._unreported_losses = 0
+
+    def now(self) -> Instant:
+        """The present instant."""
+        return self._clock.now()
+
+    def exchange(self, head: RequestHead, client: Client) -> Exchange:
+        """A new exchange for a request whose head has come."""
+        self.counters.requests += 1
+        return Exchange(str(uuid_utils.uuid7()), head, client, self._recording, self.now())
+
+    async def open(self, records: Sequence[Record], *, refuse: bool) -> None:
+        """Make OPEN durable. Where that fails: raise Refused, or count the loss and let the request pass."""
+        self.counters.attempts += 1
+        before = self._take_losses()
+        try:
+            await self._journal.append([*self._loss_event(before), *records])
+        except JournalError as error:
+            self._unreported_losses += before
+            if refuse:
+                self.counters.refused += 1
+                raise Refused(f"this request cannot be recorded ({error.strerror or error}), so it was not sent") from None
+            self._lost(len(records))
+
+    def close(self, attempt: AttemptCapture, ending: str, *, relayed: bool, error: str | None = None) -> None:
+        """Close an attempt and hand its records in; the first ending stands."""
+        records = attempt.close(ending, self.now(), relayed=relayed, error=error)
+        self.live.discard(attempt)
+        if records:
+            self.counters.closed += 1
+            self.record(records)
+
+    def record(self, records: Sequence[Record]) -> None:
+        """Hand records in without waiting."""
+        before = self._take_losses()
+
+        def settle(failed: bool) -> None:
+            if failed:
+                self._unreported_losses += before
+                self._lost(len(records))
+
+        try:
+            future = self._journal.append([*self._loss_event(before), *records])
+        except JournalError:
+            settle(failed=True)
+            return
+        future.add_done_callback(lambda done: settle(done.exception() is not None))
+
+    def event(self, kind: str, **facts: object) -> Event:
+        """An event of the proxy's own."""
+        return Event(event_id=str(uuid_utils.uuid7()), at=self.now(), event=kind, facts=JsonText(orjson.dumps(facts).decode()))
+
+    def check_clock(self) -> None:
+        """Take the wall clock's word again, and record a step."""
+        stepped_us = self._clock.resync()
+        if abs(stepped_us) >= CLOCK_STEP_US:
+            self.record([self.event("clock_step", stepped_us=stepped_us)])
+
+    def _take_losses(self) -> int:
+        losses, self._unreported_losses = self._unreported_losses, 0
+        return losses
+
+    def _loss_event(self, records: int) -> list[Event]:
+        """What was lost since the journal last worked, to be recorded before anything else."""
+        return [self.event("loss", records=records, cause="the journal could not be written")] if records else []
+
+    def _lost(self, count: int) -> None:
+        self.counters.lost_records += count
+        self._unreported_losses += count

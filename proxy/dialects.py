@@ -1,0 +1,111 @@
+"""Where vendors put things in a message: tables of places, no meaning. What the numbers mean is the ETL's affair."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+# Every place where some vendor reports usage. A name is a member, an int an index.
+USAGE_PLACES: dict[str, tuple[str | int, ...]] = {
+    "usage": ("usage",),
+    "choices[0].usage": ("choices", 0, "usage"),
+    "x_groq.usage": ("x_groq", "usage"),
+    "response.usage": ("response", "usage"),
+    "message.usage": ("message", "usage"),
+    "result.usage": ("result", "usage"),
+    "usageMetadata": ("usageMetadata",),
+    "usage_info": ("usage_info",),
+    "meta.billed_units": ("meta", "billed_units"),
+    "timings": ("timings",),
+}
+# A quick look at the bytes that spares almost every event the walk through the table.
+USAGE_HINTS = (b'"usage', b'"billed_units"', b'"timings"')
+
+# Where the message itself lies when an event wraps it.
+WRAPPERS = ("response", "message", "result")
+
+# Typed events after which nothing more is owed to the client.
+TERMINAL_TYPES = frozenset(
+    """response.completed response.incomplete response.failed message_stop image_generation.completed
+    image_edit.completed speech.audio.done transcript.text.done""".split()
+)
+DONE = b"[DONE]"
+
+# Members of a request body that say who, what or at which price; prompts and files are not among them.
+REQUEST_FACTS = frozenset(
+    """background client_metadata conversation dimensions encoding_format frequency_penalty inference_geo
+    max_completion_tokens max_output_tokens max_tokens metadata models modalities n previous_response_id
+    prompt_cache_key prompt_cache_retention provider quality reasoning reasoning_effort response_format_type
+    safety_identifier seconds service_tier session_id size speed store stream stream_options tags temperature top_p
+    trace user voice usage fallbacks num_retries""".split()
+)
+# Members of a response that tell about route, tier or size; its text is not among them.
+RESPONSE_FACTS = frozenset(
+    """background base_resp created duration extra_fields generation_id inference_geo object openrouter_metadata
+    output_format provider quality seconds size speed status system_fingerprint usage_breakdown
+    incomplete_details""".split()
+)
+MAX_FACTS_BYTES = 16 << 10
+
+
+def place(message: Any, path: tuple[str | int, ...]) -> Any:
+    """The value at a path, or None."""
+    value = message
+    for step in path:
+        if isinstance(step, int):
+            value = value[step] if isinstance(value, list) and len(value) > step else None
+        else:
+            value = value.get(step) if isinstance(value, dict) else None
+        if value is None:
+            return None
+    return value
+
+
+def facts(message: Mapping[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
+    """The allow-listed members of a message, each left out if it is null or bulky."""
+    kept = {}
+    for name in allowed & message.keys():
+        value = message[name]
+        if value is not None and (not isinstance(value, dict | list | str) or len(orjson.dumps(value)) <= MAX_FACTS_BYTES):
+            kept[name] = value
+    return kept
+
+
+def finish_reasons(message: Mapping[str, Any]) -> list[str]:
+    """Why the vendor says it stopped: chat and completions, Messages, Responses, Gemini."""
+    reasons = []
+    for choice in _dicts(message.get("choices")):
+        reasons.append(choice.get("finish_reason"))
+    for candidate in _dicts(message.get("candidates")):
+        reasons.append(candidate.get("finishReason"))
+    reasons.append(message.get("stop_reason"))
+    reasons.append(place(message, ("delta", "stop_reason")))
+    reasons.append(place(message, ("incomplete_details", "reason")))
+    return [reason for reason in reasons if isinstance(reason, str)]
+
+
+_DELTA_MEMBERS = ("content", "tool_calls", "function_call", "refusal", "audio", "reasoning", "reasoning_content", "text", "images")
+
+
+def has_output(message: Mapping[str, Any]) -> bool:
+    """Whether a body or an event carries output: text, a tool call, audio, an image, a vector."""
+    for choice in _dicts(message.get("choices")):
+        if choice.get("text"):
+            return True
+        for part in (choice.get("delta"), choice.get("message")):
+            if isinstance(part, dict) and any(part.get(name) for name in _DELTA_MEMBERS):
+                return True
+    kind = message.get("type")
+    if isinstance(kind, str) and (kind.endswith(".delta") or kind in _OUTPUT_TYPES):
+        return True
+    return any(isinstance(value := message.get(name), str | list) and bool(value) for name in _OUTPUT_MEMBERS)
+
+
+_OUTPUT_TYPES = frozenset(("content_block_delta", "image_generation.partial_image", "image_generation.completed", "image_edit.completed"))
+_OUTPUT_MEMBERS = ("output", "content", "data", "candidates", "text", "results", "b64_json", "pages")
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

@@ -1,0 +1,532 @@
+"""The Exchange machine: bytes and times in, records out. No socket, no clock, no file.
+
+Both doors make the same calls in the same order:
+
+    exchange = Exchange(...)                      a client's request head has come
+    exchange.request_chunk(data) ...              its body, as it comes
+    request = exchange.request_end()              -> Request
+    attempt = exchange.attempt(...)               -> its .opened (Attempt) is journaled before a byte goes upstream
+    attempt.head(...); attempt.chunk(...) ...     what upstream sends, as it comes
+    attempt.client_gone(at)                       at any moment
+    attempt.close(...)                            -> Response and, if bodies are kept, Body
+
+Two rules. The cutting of the bytes is never visible in a record. What cannot be read is recorded as unreadable and
+never raises: the bytes have passed already, and evidence of a damaged message is evidence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from proxy import dialects, redact
+from proxy.decoding import Decoder, DecodingError, decoder
+from proxy.sse import LineDecoder, SseDecoder, SseEvent
+from schemas.fingerprint import fingerprint
+from schemas.records import Attempt, Body, Instant, JsonText, Request, Response, UsageSeen
+
+Headers = Sequence[tuple[str, str]]
+
+KEPT_BYTES = 16 << 20  # of one message; what is longer is relayed whole, hashed whole, and kept up to here
+MAX_USAGE_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What the book and the home say about recording; the same for every exchange of a proxy."""
+
+    fingerprint_key: bytes
+    keep_bodies: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who connected to which door."""
+
+    door: str
+    address: str
+    connection: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """A request's head as the client sent it."""
+
+    method: str
+    host: str
+    path: str
+    query: str
+    headers: Headers
+
+
+class Exchange:
+    """One client request and every attempt made for it."""
+
+    def __init__(self, request_id: str, head: RequestHead, client: Client, recording: Recording, at: Instant) -> None:
+        self.request_id = request_id
+        self.head = head
+        self.model: str | None = None
+        self.stream: bool | None = None
+        self.message: dict[str, Any] | None = None  # the request's JSON object, for routing; dropped by `forget`
+        self._client = client
+        self._recording = recording
+        self._at = at
+        self._body = _Message(head.headers)
+        self._attempts = 0
+
+    def request_chunk(self, data: bytes) -> None:
+        """The next bytes of the request's body."""
+        self._body.take(data)
+
+    def request_end(self) -> Request:
+        """The request as a record; its model and stream wish are known from here on."""
+        body = self._body
+        state, message, _ = body.json()
+        facts: JsonText | None = None
+        if isinstance(message, dict):
+            self.message = message
+            model = message.get("model")
+            self.model = model if isinstance(model, str) else None
+            stream = message.get("stream")
+            self.stream = stream if isinstance(stream, bool) else None
+            facts = _json_text(dialects.facts(message, dialects.REQUEST_FACTS))
+        elif body.media_type == "multipart/form-data":
+            self.model = body.form_model()
+        credential = redact.credential(self.head.headers, self.head.query)
+        return Request(
+            request_id=self.request_id,
+            door=self._client.door,
+            received_at=self._at,
+            client_address=self._client.address,
+            client_connection=self._client.connection,
+            method=self.head.method,
+            host=self.head.host,
+            path=redact.scrub(self.head.path, limit=2048),
+            query=redact.query(self.head.query),
+            headers=redact.request_headers(self.head.headers),
+            credential=fingerprint(self._recording.fingerprint_key, credential[0]) if credential else None,
+            credential_in=credential[1] if credential else None,
+            api_model=redact.scrub(self.model) if self.model is not None else None,
+            stream=self.stream,
+            body_facts=facts,
+            body_state=state,
+            body_bytes=body.size,
+            body_sha256=body.sha256(),
+            match_sha256=body.match_sha256(),
+        )
+
+    def request_body(self, at: Instant) -> list[Body]:
+        """The request's bytes as a record, if bodies are kept and there are any; the machine lets go of them."""
+        self.message = None
+        return self._body.record(self.request_id, 0, at) if self._recording.keep_bodies else []
+
+    def attempt(
+        self, *, channel: str, role: str, reason: str, url: str, sent_model: str | None, modified: tuple[str, ...], at: Instant
+    ) -> AttemptCapture:
+        """The next try upstream."""
+        self._attempts += 1
+        opened = Attempt(
+            request_id=self.request_id,
+            ordinal=self._attempts,
+            channel=channel,
+            role=role,
+            reason=reason,
+            url=url,
+            sent_model=redact.scrub(sent_model) if sent_model is not None else None,
+            modified=modified,
+            opened_at=at,
+        )
+        return AttemptCapture(opened, self._recording.keep_bodies)
+
+    def own_answer(self, status: int | None, ending: str, error: str, at: Instant, *, client_gone_at: Instant | None = None) -> Response:
+        """The proxy's own answer: a refusal before any attempt, or the 502 after the last one failed."""
+        return Response(
+            request_id=self.request_id,
+            ordinal=0,
+            http_status=status,
+            ending=ending,
+            error=redact.scrub(error),
+            closed_at=at,
+            relayed=True,
+            client_gone_at=client_gone_at,
+        )
+
+
+class AttemptCapture:
+    """What one attempt's upstream sent, read as it passed."""
+
+    def __init__(self, opened: Attempt, keep_body: bool) -> None:
+        self.opened = opened
+        self.closed = False
+        self.status: int | None = None
+        self.streamed = False
+        self._keep_body = keep_body
+        self._headers: JsonText | None = None
+        self._headers_at: Instant | None = None
+        self._first_byte_at: Instant | None = None
+        self._first_token_at: Instant | None = None
+        self._client_gone_at: Instant | None = None
+        self._body = _Message(())
+        self._stream: SseDecoder | LineDecoder | None = None
+        self._found = _Found()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the terminal marker has been seen: nothing more is owed to the client."""
+        return self._found.terminal is not None
+
+    def head(self, status: int, headers: Headers, at: Instant) -> None:
+        """Upstream's status line and headers."""
+        self.status = status
+        self._headers = redact.response_headers(headers)
+        self._headers_at = at
+        self._body = _Message(headers)
+        match self._body.media_type:
+            case "text/event-stream":
+                self._stream = SseDecoder()
+            case "application/x-ndjson" | "application/jsonl" | "application/x-jsonlines":
+                self._stream = LineDecoder()
+        self.streamed = self._stream is not None
+
+    def chunk(self, data: bytes, at: Instant) -> None:
+        """The next bytes of upstream's body, as they were on the wire."""
+        if not data:
+            return
+        if self._first_byte_at is None:
+            self._first_byte_at = at
+        self._body.take(data)
+        if self._stream is not None:
+            self._events(self._stream.feed(self._body.decoded(data)), at)
+
+    def client_gone(self, at: Instant) -> None:
+        """The client left; the first report counts."""
+        if self._client_gone_at is None:
+            self._client_gone_at = at
+
+    def close(self, ending: str, at: Instant, *, relayed: bool, error: str | None = None) -> list[Response | Body]:
+        """The attempt ended; its records, once. A second call gives nothing: the first ending stands."""
+        if self.closed:
+            return []
+        self.closed = True
+        body, found = self._body, self._found
+        if self.streamed:
+            state = self._end_of_stream(at)
+        else:
+            state, message, text = body.json()
+            if isinstance(message, dict):
+                found.read_body(message, text)
+            elif state == "read":
+                found.output_seen = bool(message)
+            if state in ("read", "opaque") and ending == "complete" and self.status is not None:
+                found.terminal = "body"
+            if state == "opaque" and body.size and self.status is not None and self.status < 300:
+                found.output_seen = True
+            if found.output_seen:
+                self._first_token_at = self._first_byte_at
+        response = Response(
+            request_id=self.opened.request_id,
+            ordinal=self.opened.ordinal,
+            http_status=self.status,
+            headers=self._headers,
+            content_type=body.media_type,
+            content_encoding=body.content_encoding,
+            ending=ending,
+            error=redact.scrub(error) if error else found.error_text(),
+            error_object=_json_text(redact.scrub_json(found.error)) if found.error is not None else None,
+            error_event=found.error is not None and self.status is not None and self.status < 400,
+            headers_at=self._headers_at,
+            first_byte_at=self._first_byte_at,
+            first_token_at=self._first_token_at,
+            closed_at=at,
+            client_gone_at=self._client_gone_at,
+            relayed=relayed,
+            streamed=self.streamed,
+            terminal=found.terminal,
+            events=found.events,
+            output_seen=found.output_seen,
+            finish_reasons=tuple(found.finish_reasons),
+            response_id=found.response_id,
+            served_model=found.model,
+            service_tier=found.service_tier,
+            usage=tuple(UsageSeen(path, text, count) for path, (text, count) in sorted(found.usage.items())),
+            facts=_json_text(found.facts) if found.facts else None,
+            notes=tuple(self._notes(ending)),
+            body_state=state,
+            body_bytes=body.size,
+            body_sha256=body.sha256(),
+        )
+        bodies = body.record(self.opened.request_id, self.opened.ordinal, at) if self._keep_body else []
+        return [response, *bodies]
+
+    def _events(self, events: Iterable[SseEvent], at: Instant) -> None:
+        for event in events:
+            had_output = self._found.output_seen
+            self._found.read_event(event)
+            if self._found.output_seen and not had_output:
+                self._first_token_at = at
+
+    def _end_of_stream(self, at: Instant) -> str:
+        """Whatever the end left undispatched; then how far the body could be read."""
+        if self._stream is not None:
+            self._events(self._stream.end(), at)
+        if self._body.undecodable:
+            return "unreadable"
+        if self._found.events == 0 and self._body.size:
+            # A server that says event-stream and sends a plain JSON body: read it as the body it is.
+            state, message, text = self._body.json()
+            if isinstance(message, dict):
+                self._found.read_body(message, text)
+                return state
+            return "unreadable"
+        return "read" if self._body.size else "none"
+
+    def _notes(self, ending: str) -> Iterator[str]:
+        if self.streamed and self._found.events and self._found.terminal is None and ending == "complete":
+            yield "no_terminal_marker"
+        if self._stream is not None:
+            yield from self._stream.notes()
+        if self._body.undecodable:
+            yield "undecodable"
+        if self._body.truncated:
+            yield "kept_in_part"
+        yield from sorted(self._found.notes)
+
+
+class _Found:
+    """What was found in the messages of one response: last usage by place, first id and model, endings."""
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.terminal: str | None = None
+        self.output_seen = False
+        self.error: Any = None
+        self.response_id: str | None = None
+        self.model: str | None = None
+        self.service_tier: str | None = None
+        self.finish_reasons: list[str] = []
+        self.usage: dict[str, tuple[str, int]] = {}
+        self.facts: dict[str, Any] = {}
+        self.notes: set[str] = set()
+
+    def read_event(self, event: SseEvent) -> None:
+        """One stream event."""
+        self.events += 1
+        if event.unterminated:
+            self.notes.add("last_event_unterminated")
+        data = event.data.strip()
+        if data == dialects.DONE:
+            self.terminal = self.terminal or "[DONE]"
+            return
+        if self.terminal is not None:
+            self.notes.add("events_after_terminal")
+        message = _loads(data)
+        if isinstance(message, dict):
+            self._read(message, data)
+            kind = message.get("type")
+            if kind in dialects.TERMINAL_TYPES:
+                self.terminal = self.terminal or kind
+            if self.error is None and (event.name == b"error" or kind == "error"):
+                self.error = message
+        elif event.name == b"error":
+            self.error = data.decode("utf-8", "replace")
+        elif message is None:
+            self.notes.add("unreadable_event" if data else "empty_event")
+
+    def read_body(self, message: dict[str, Any], data: bytes) -> None:
+        """A whole JSON body."""
+        self._read(message, data)
+        if message.get("type") == "error":
+            self.error = self.error or message
+
+    def error_text(self) -> str | None:
+        """The vendor's own words for the error, scrubbed."""
+        if self.error is None:
+            return None
+        words = self.error.get("message") if isinstance(self.error, dict) else self.error
+        if not isinstance(words, str):
+            words = orjson.dumps(self.error).decode()
+        return redact.scrub(words)
+
+    def _read(self, message: dict[str, Any], data: bytes) -> None:
+        inner = next((message[name] for name in dialects.WRAPPERS if isinstance(message.get(name), dict)), message)
+        self.response_id = self.response_id or _text(message.get("id")) or _text(inner.get("id"))
+        self.model = self.model or _text(message.get("model")) or _text(inner.get("model"))
+        self.service_tier = _text(message.get("service_tier")) or _text(inner.get("service_tier")) or self.service_tier
+        self.error = self.error or message.get("error") or inner.get("error") or None
+        if not self.output_seen:
+            self.output_seen = dialects.has_output(message) or (inner is not message and dialects.has_output(inner))
+        for reason in dialects.finish_reasons(message) + (dialects.finish_reasons(inner) if inner is not message else []):
+            if reason not in self.finish_reasons:
+                self.finish_reasons.append(redact.scrub(reason))
+        hinted = any(hint in data for hint in dialects.USAGE_HINTS)
+        if hinted:
+            self._read_usage(message, data)
+        if hinted or self.events <= 1:
+            self.facts.update(dialects.facts(inner, dialects.RESPONSE_FACTS))
+
+    def _read_usage(self, message: dict[str, Any], data: bytes) -> None:
+        verbatim: Any = None
+        for name, steps in dialects.USAGE_PLACES.items():
+            if not dialects.place(message, steps):
+                continue
+            if verbatim is None:
+                verbatim = _loads_verbatim(data)
+            text = _dumps(dialects.place(verbatim, steps))
+            if text is None or len(text) > MAX_USAGE_BYTES:
+                self.notes.add("unreadable_usage")
+                continue
+            self.usage[name] = (text, self.usage.get(name, ("", 0))[1] + 1)
+
+
+class _Message:
+    """One message's bytes: counted and hashed whole, kept up to a limit, decoded as a copy."""
+
+    def __init__(self, headers: Headers) -> None:
+        named = {name.lower(): value for name, value in headers}
+        self.content_type = named.get("content-type")
+        self.media_type = self.content_type.partition(";")[0].strip().lower() if self.content_type else None
+        self.content_encoding = named.get("content-encoding")
+        self.size = 0
+        self.truncated = False
+        self.undecodable = False
+        self._kept: list[bytes] = []
+        self._hash = hashlib.sha256()
+        self._hashed = 0
+        self._decoder: Decoder | None = None
+
+    def take(self, data: bytes) -> None:
+        """The next bytes as they passed."""
+        self.size += len(data)
+        if self.size <= KEPT_BYTES:
+            self._kept.append(data)
+        else:
+            self._overflow(data)
+
+    def _overflow(self, data: bytes) -> None:
+        """Past the limit the bytes are hashed as they pass; before it, once, at the end."""
+        if not self.truncated:
+            self.truncated = True
+            self._kept = [self._content()]
+            self._hash.update(self._kept[0])
+            room = KEPT_BYTES - len(self._kept[0])
+            self._kept.append(data[:room])
+        self._hash.update(data)
+
+    def decoded(self, data: bytes) -> bytes:
+        """What these bytes decode to, for a body read while it passes; empty once it has proved undecodable."""
+        if not self.content_encoding:
+            return data
+        if self.undecodable:
+            return b""
+        if self._decoder is None:
+            self._decoder = decoder(self.content_encoding)
+        try:
+            if self._decoder is not None:
+                return self._decoder.feed(data)
+        except DecodingError:
+            pass
+        self.undecodable = True
+        return b""
+
+    def json(self) -> tuple[str, Any, bytes]:
+        """How far the body could be read (Response.body_state), the JSON value, and the decoded text."""
+        if not self.size:
+            return "none", None, b""
+        if self.truncated:
+            return "too_large", None, b""
+        kind = self.media_type
+        text = self._content()
+        if self.content_encoding:
+            inner = decoder(self.content_encoding)
+            if inner is None:
+                return "opaque", None, b""
+            try:
+                text = inner.feed(text)
+            except DecodingError:
+                return "unreadable", None, b""
+        is_json = kind is not None and (kind == "application/json" or kind.endswith("+json"))
+        if not is_json and not ((kind is None or kind.startswith("text/")) and text.lstrip()[:1] in (b"{", b"[")):
+            return "opaque", None, b""
+        value = _loads(text)
+        return ("unreadable" if value is None and text.strip() != b"null" else "read"), value, text
+
+    def sha256(self) -> str | None:
+        """Of all bytes that passed; null if none did."""
+        if not self.size:
+            return None
+        return self._hash.hexdigest() if self.truncated else hashlib.sha256(self._content()).hexdigest()
+
+    def match_sha256(self) -> str | None:
+        """Of the bytes with a multipart boundary made constant: an SDK draws a new one for each retry."""
+        boundary = _BOUNDARY.search(self.content_type or "") if self.media_type == "multipart/form-data" else None
+        if boundary is None or self.truncated:
+            return self.sha256()
+        return hashlib.sha256(self._content().replace(boundary[1].encode(), b"boundary")).hexdigest()
+
+    def form_model(self) -> str | None:
+        """The `model` part of a multipart form; the SDKs send it before the file."""
+        found = _FORM_MODEL.search(self._content()[:MAX_USAGE_BYTES])
+        return found[1].decode("utf-8", "replace") if found else None
+
+    def record(self, request_id: str, ordinal: int, at: Instant) -> list[Body]:
+        """The body's record, if there were bytes."""
+        digest = self.sha256()
+        if digest is None:
+            return []
+        content_type = redact.scrub(self.content_type) if self.content_type else None
+        content = self._content()
+        return [Body(request_id=request_id, ordinal=ordinal, at=at, content_type=content_type,
+                     content_encoding=self.content_encoding, size=self.size, sha256=digest, content=content)]  # fmt: skip
+
+    def _content(self) -> bytes:
+        if len(self._kept) != 1:
+            self._kept = [b"".join(self._kept)]
+        return self._kept[0]
+
+
+_BOUNDARY = re.compile(r'boundary="?([^";,\s]+)')
+_FORM_MODEL = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,256})\r\n')
+
+
+def _loads(text: bytes) -> Any:
+    """The JSON value, or None if it is none; what the strict parser refuses (a lone surrogate, NaN) is tried again leniently."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _loads_verbatim(text: bytes) -> Any:
+    """The JSON value with every number kept as it was written: 1e3, 1.50 and 2^60 come out as they went in."""
+    return json.loads(text, parse_int=_number, parse_float=_number, parse_constant=str)
+
+
+def _number(lexeme: str) -> orjson.Fragment:
+    return orjson.Fragment(lexeme.encode())
+
+
+def _dumps(value: Any) -> str | None:
+    """JSON text, or None where the value cannot be written as valid Unicode JSON."""
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:
+        return None
+
+
+def _json_text(value: Any) -> JsonText | None:
+    text = _dumps(value)
+    return JsonText(text) if text is not None else None
+
+
+def _text(value: Any) -> str | None:
+    return redact.scrub(value) if isinstance(value, str) and value else None

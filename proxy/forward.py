@@ -1,0 +1,276 @@
+"""The forward door: mitmproxy as a library, opening only the channels' hosts; everything else is tunnelled untouched.
+
+What it opens it records with the Exchange machine and relays as it comes. It adds nothing to a message and takes out
+only what is ours (x-ledger-*) or the hop's (Proxy-*). Whether a connection is opened is decided on its target, never
+on a Host header or a server name, which the client is free to invent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import mitmproxy.proxy.layers.http._http1 as mitm_http1
+import mitmproxy.proxy.layers.http._http2 as mitm_http2
+from mitmproxy import http, options
+from mitmproxy.addons import core, next_layer, proxyserver, tlsconfig
+from mitmproxy.master import Master
+from mitmproxy.net.http import http1
+from mitmproxy.proxy.layer import NextLayer
+from mitmproxy.proxy.layers import TCPLayer
+
+from proxy import answers
+from proxy.desk import Desk, Refused
+from proxy.exchange import AttemptCapture, Client, Exchange, RequestHead
+from proxy.ports import PortInUseError
+from schemas.book import Book, Channel
+
+_OUR_HEADERS = b"x-ledger-"
+_HOP_HEADERS = frozenset((b"proxy-connection", b"proxy-authorization"))
+_KEY = "tokenledger"  # where a flow carries its own record
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardSettings:
+    """Where the door listens and whom it trusts."""
+
+    host: str
+    port: int
+    modes: tuple[str, ...]
+    confdir: Path
+    upstream_ca: Path  # a bundle: system roots and what --upstream-ca adds
+
+
+class Hosts:
+    """Which channel a connection's target belongs to."""
+
+    def __init__(self, book: Book) -> None:
+        self._exact: dict[tuple[str, int], list[Channel]] = {}
+        self._any_port: dict[str, list[Channel]] = {}
+        for channel in book.channels:
+            base = urlsplit(channel.base_url)
+            port = base.port or (443 if base.scheme == "https" else 80)
+            self._exact.setdefault((str(base.hostname), port), []).append(channel)
+            for host in channel.hosts:
+                name, _, number = host.rpartition(":") if host.rpartition(":")[2].isdigit() else (host, "", "")
+                if number:
+                    self._exact.setdefault((name.strip("[]"), int(number)), []).append(channel)
+                else:
+                    self._any_port.setdefault(host.strip("[]"), []).append(channel)
+
+    def opens(self, host: str, port: int) -> bool:
+        """Whether connections to this target are opened."""
+        name = host.lower().rstrip(".")
+        return (name, port) in self._exact or name in self._any_port
+
+    def channel(self, host: str, port: int, path: str) -> Channel | None:
+        """The channel of a request: of those at this target, the one whose base path fits best, first named on a tie."""
+        name = host.lower().rstrip(".")
+        found = self._exact.get((name, port), []) + self._any_port.get(name, [])
+        return max(found, key=lambda channel: _fit(channel, path), default=None)
+
+
+def _fit(channel: Channel, path: str) -> int:
+    base = urlsplit(channel.base_url).path
+    return len(base) if path == base or path.startswith(base + "/") else -1
+
+
+class _Flow:
+    """What the door remembers of one flow."""
+
+    __slots__ = ("attempt", "exchange")
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+        self.attempt: AttemptCapture | None = None
+
+
+class ForwardAddon:
+    """The hooks, each a few calls on the Exchange machine."""
+
+    def __init__(self, hosts: Hosts, desk: Desk) -> None:
+        self._hosts = hosts
+        self._desk = desk
+
+    def next_layer(self, nextlayer: NextLayer) -> None:
+        """After CONNECT (or a transparent accept): tunnel whatever is not a channel's."""
+        address = nextlayer.context.server.address
+        if address is not None and not self._hosts.opens(address[0], address[1]):
+            nextlayer.layer = TCPLayer(nextlayer.context, ignore=True)
+            self._desk.counters.tunnels += 1
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        """A request's head has come."""
+        request = flow.request
+        if self._hosts.channel(request.host, request.port, request.path) is None:
+            request.stream = True
+            return
+        path, _, query = request.path.partition("?")
+        head = RequestHead(request.method, f"{request.host}:{request.port}", path, query, _text_headers(request.headers))
+        address = flow.client_conn.peername[0] if flow.client_conn.peername else ""
+        client = Client("forward", address, flow.client_conn.id)
+        flow.metadata[_KEY] = _Flow(self._desk.exchange(head, client))
+
+    async def request(self, flow: http.HTTPFlow) -> None:
+        """The whole request is here: OPEN is made durable before any of it leaves."""
+        known: _Flow | None = flow.metadata.get(_KEY)
+        if known is None:
+            _strip(flow.request.headers)
+            return
+        exchange, desk, request = known.exchange, self._desk, flow.request
+        exchange.request_chunk(request.raw_content or b"")
+        opened = exchange.request_end()
+        _strip(request.headers)
+        channel = self._hosts.channel(request.host, request.port, request.path)
+        assert channel is not None
+        at = desk.now()
+        attempt = exchange.attempt(
+            channel=channel.name,
+            role="direct",
+            reason="first",
+            url=f"{request.scheme}://{request.host}:{request.port}{opened.path}",
+            sent_model=exchange.model,
+            modified=(),
+            at=at,
+        )
+        try:
+            await desk.open([opened, attempt.opened, *exchange.request_body(at)], refuse=desk.book.settings.forward.unrecorded == "refuse")
+        except Refused as refused:
+            flow.response = http.Response.make(503, answers.body(str(refused), "server_error", "not_recorded"), answers.HEADERS)
+            del flow.metadata[_KEY]
+            return
+        known.attempt = attempt
+        desk.live.add(attempt)
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        """Upstream's head has come: from here on, chunks pass as they come and are read as they pass."""
+        response = flow.response
+        assert response is not None
+        known: _Flow | None = flow.metadata.get(_KEY)
+        if known is None or known.attempt is None:
+            response.stream = True
+            return
+        known.attempt.head(response.status_code, _text_headers(response.headers), self._desk.now())
+        response.stream = functools.partial(self._pass, known.attempt)
+
+    def _pass(self, attempt: AttemptCapture, data: bytes) -> bytes:
+        attempt.chunk(data, self._desk.now())
+        return data
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        """The response ended as it should."""
+        self._close(flow, "complete", None)
+
+    def error(self, flow: http.HTTPFlow) -> None:
+        """The flow broke. An SDK that closes right after the terminal event ends here too: that is a success."""
+        known: _Flow | None = flow.metadata.get(_KEY)
+        if known is None or known.attempt is None or flow.error is None:
+            return
+        words = flow.error.msg
+        if known.attempt.finished:
+            self._close(flow, "complete", None)
+        elif words.startswith("Client disconnected") or not flow.client_conn.connected:
+            known.attempt.client_gone(self._desk.now())
+            self._close(flow, "client_gone", words)
+        elif known.attempt.status is None and flow.server_conn.timestamp_tcp_setup is None:
+            self._close(flow, "connect_error", words)
+        elif known.attempt.status is None and flow.server_conn.tls and not flow.server_conn.tls_established:
+            self._close(flow, "connect_error", words)
+        else:
+            self._close(flow, "upstream_truncated", words)
+
+    def _close(self, flow: http.HTTPFlow, ending: str, error: str | None) -> None:
+        known: _Flow | None = flow.metadata.get(_KEY)
+        if known is not None and known.attempt is not None:
+            self._desk.close(known.attempt, ending, relayed=True, error=error)
+
+
+class ForwardDoor:
+    """mitmproxy with the five addons the door needs, started and stopped by its owner."""
+
+    def __init__(self, settings: ForwardSettings, book: Book, desk: Desk) -> None:
+        self._settings = settings
+        self._addon = ForwardAddon(Hosts(book), desk)
+        self._servers = proxyserver.Proxyserver()
+        self._master: Master | None = None
+
+    async def start(self) -> int:
+        """Listen; the port in use. Raises PortInUseError."""
+        settings = self._settings
+        _probe(settings.host, settings.port)
+        opts = options.Options(
+            confdir=str(settings.confdir),
+            listen_host=settings.host,
+            listen_port=settings.port,
+            mode=list(settings.modes),
+            ssl_verify_upstream_trusted_ca=str(settings.upstream_ca),
+        )
+        self._master = Master(opts, event_loop=asyncio.get_running_loop())
+        self._master.addons.add(core.Core(), self._servers, self._addon, next_layer.NextLayer(), tlsconfig.TlsConfig())
+        # Lazy: an upstream that is down must meet a recorded attempt, not the CONNECT before it.
+        opts.update(connection_strategy="lazy", validate_inbound_headers=True)
+        # mitmproxy answers an upstream that is down with a page for people, and has no option for it.
+        mitm_http1.make_error_response = _error_response
+        mitm_http2.format_error = answers.upstream_failed  # type: ignore[attr-defined]  # it is imported there, not exported
+        if not await self._servers.setup_servers() or not self._servers.listen_addrs():
+            raise PortInUseError(
+                f"the forward door cannot listen on {settings.host}:{settings.port}", "choose another --forward-port or --forward-mode"
+            )
+        await self._master.running()
+        return int(self._servers.listen_addrs()[0][1])
+
+    async def stop_accepting(self) -> None:
+        """Take no new connections; those that are open go on."""
+        for instance in self._servers.servers:
+            for server in getattr(instance, "_servers", []):
+                server.close()
+
+    async def stop(self) -> None:
+        """Close what is left."""
+        if self._master is None:
+            return
+        for handler in list(self._servers.connections.values()):
+            for transport in list(handler.transports.values()):
+                if transport.handler is not None:
+                    transport.handler.cancel("the proxy stops")
+        await self._master.done()
+
+
+def _error_response(status_code: int, message: str = "") -> bytes:
+    answer = http.Response.make(status_code, answers.upstream_failed(status_code, message), {**answers.HEADERS, "Connection": "close"})
+    return bytes(http1.assemble_response(answer))
+
+
+def _probe(host: str, port: int) -> None:
+    """mitmproxy only logs that a port is taken; ask the kernel first."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise PortInUseError(
+                f"the forward door cannot listen on {host}:{port}: {error.strerror}", "choose another --forward-port"
+            ) from None
+
+
+def _text_headers(headers: http.Headers) -> Sequence[tuple[str, str]]:
+    return [(name.decode("utf-8", "replace"), value.decode("utf-8", "replace")) for name, value in headers.fields]
+
+
+def _strip(headers: http.Headers) -> None:
+    """Take out what must not leave: our own headers and the hop's."""
+    fields = headers.fields
+    if any(name.lower().startswith(_OUR_HEADERS) or name.lower() in _HOP_HEADERS for name, _ in fields):
+        headers.fields = tuple(
+            (name, value) for name, value in fields if not (name.lower().startswith(_OUR_HEADERS) or name.lower() in _HOP_HEADERS)
+        )
+
+
+logging.getLogger("mitmproxy").setLevel(logging.WARNING)

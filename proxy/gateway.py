@@ -1,0 +1,392 @@
+"""The gateway door: a base URL in front of ordered channels, with retry on one and fallback to the next.
+
+The door holds sockets and times; what is recorded is the Exchange machine's affair, and which channel is next is
+routing's. After the first byte has gone to the client there is no way back: what upstream says is the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import ssl
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+from yarl import URL
+
+from proxy import answers
+from proxy.desk import Desk, Refused
+from proxy.exchange import AttemptCapture, Client, Exchange, RequestHead
+from proxy.ports import PortInUseError
+from proxy.routing import Failure, Next, NoRouteError, Plans, Route, Target
+from proxy.splice import set_member
+from schemas.records import Instant, Record
+
+BASE_PATH = "/v1"
+ID_HEADER = "x-ledger-request-id"
+HEADER_LIMIT = 64 << 10
+CONNECT_TIMEOUT_S = 30.0
+READ_ASIDE_S = 10.0
+# aiohttp copies a body in one go below this size, and reads a larger one piece by piece.
+COPIED_BYTES = 1 << 20
+
+# RFC 9110 7.6.1: what concerns one hop only. Content-Length and Host are written anew for the next hop.
+_HOP_HEADERS = frozenset(
+    "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade".split()
+)
+_NOT_SENT = _HOP_HEADERS | {"host", "content-length", "expect"}
+_OUR_HEADERS = "x-ledger-"
+_CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
+
+_BROKEN = (aiohttp.ClientError, OSError, TimeoutError)
+
+
+class _Protocol(web.RequestHandler):
+    """aiohttp's connection, which also remembers when its client left."""
+
+    __slots__ = ("desk", "lost_at")
+
+    def __init__(self, desk: Desk, manager: web.Server, **kwargs: Any) -> None:
+        super().__init__(manager, **kwargs)
+        self.desk = desk
+        self.lost_at: Instant | None = None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.lost_at = self.desk.now()
+        super().connection_lost(exc)
+
+
+class _Server(web.Server):
+    """aiohttp's server with that connection."""
+
+    def __init__(self, handler: Any, desk: Desk, **kwargs: Any) -> None:
+        super().__init__(handler, **kwargs)
+        self._desk = desk
+
+    def __call__(self) -> _Protocol:
+        return _Protocol(self._desk, self, loop=self._loop, **self._kwargs)
+
+
+class _RelayedResponse(web.StreamResponse):
+    """A response whose headers are upstream's and ours, and none that the server would add."""
+
+    async def _prepare_headers(self) -> None:
+        named = [name for name in ("Content-Type", "Date", "Server") if name not in self.headers]
+        await super()._prepare_headers()
+        for name in named:
+            self.headers.popall(name, None)
+
+
+class GatewayDoor:
+    """An aiohttp server and client around the machine."""
+
+    def __init__(self, host: str, port: int, desk: Desk, plans: Plans, tls: ssl.SSLContext) -> None:
+        self._host = host
+        self._port = port
+        self._tls = tls
+        self.desk = desk
+        self.plans = plans
+        self._runner: web.ServerRunner | None = None
+        self._site: web.TCPSite | None = None
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> int:
+        """Listen; the port in use. Raises PortInUseError."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=self._tls, ttl_dns_cache=30),
+            auto_decompress=False,
+            trust_env=False,  # our own traffic must not pass a proxy of the environment, which may be the other door
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+            max_line_size=HEADER_LIMIT,
+            max_field_size=HEADER_LIMIT,
+        )
+        server = _Server(
+            self._handle, self.desk, auto_decompress=False, max_line_size=HEADER_LIMIT, max_field_size=HEADER_LIMIT, access_log=None
+        )
+        self._runner = web.ServerRunner(server, handle_signals=False)
+        await self._runner.setup()
+        self._site = web.TCPSite(self._runner, self._host, self._port, backlog=1024)
+        try:
+            await self._site.start()
+        except OSError as error:
+            await self.stop()
+            words = f"the gateway door cannot listen on {self._host}:{self._port}: {error.strerror}"
+            raise PortInUseError(words, "choose another --gateway-port") from None
+        return int(self._runner.addresses[0][1])
+
+    async def stop_accepting(self) -> None:
+        """Take no new connections; those that are open go on."""
+        server = self._site._server if self._site is not None else None  # noqa: SLF001 - its stop() would cut live requests too
+        if server is not None:
+            server.close()
+
+    async def stop(self) -> None:
+        """Close what is left."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+        if self._session is not None:
+            await self._session.close()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        assert self._session is not None
+        return await _Passage(self, request, self._session).run()
+
+
+class _Passage:
+    """One request of a client, from its head to the last byte of its answer."""
+
+    def __init__(self, door: GatewayDoor, request: web.BaseRequest, session: aiohttp.ClientSession) -> None:
+        self._desk = door.desk
+        self._plans = door.plans
+        self._session = session
+        self._request = request
+        self._body = b""
+        self._started = False
+        self._protocol: _Protocol = request.protocol  # type: ignore[assignment]
+        peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+        path, _, query = request.raw_path.partition("?")
+        headers = [(_text(name), _text(value)) for name, value in request.raw_headers]
+        self._head = RequestHead(request.method, request.host, path, query, headers)
+        client = Client("gateway", peer[0] if peer else "", f"{peer[0]}:{peer[1]}" if peer else "")
+        self._exchange: Exchange = self._desk.exchange(self._head, client)
+
+    async def run(self) -> web.StreamResponse:
+        """Read the request, try its channels in order, relay the answer."""
+        exchange, desk = self._exchange, self._desk
+        try:
+            self._body = await self._read_request()
+        except _BROKEN:
+            now = desk.now()
+            gone = exchange.own_answer(None, "refused", "the client left before its request was complete", now, client_gone_at=now)
+            desk.record([exchange.request_end(), *exchange.request_body(now), gone])
+            return web.Response(status=400)
+        opened: list[Record] = [exchange.request_end(), *exchange.request_body(desk.now())]
+        if not (self._head.path == BASE_PATH or self._head.path.startswith(BASE_PATH + "/")):
+            words = f"there is nothing at {self._head.path}: the base URL of this gateway ends in {BASE_PATH}"
+            return await self._refuse(opened, 404, words, "not_found")
+        try:
+            route = Route(self._plans.of(exchange.model))
+        except NoRouteError:
+            words = f"the model {exchange.model!r} has no channel here, and no channel is the default"
+            return await self._refuse(opened, 404, words, "model_not_found")
+        try:
+            return await self._try_channels(route, opened)
+        except Refused as refused:
+            return await self._answer(503, str(refused), "server_error", "not_recorded")
+
+    async def _read_request(self) -> bytes:
+        chunks = []
+        async for chunk in self._request.content.iter_any():
+            self._exchange.request_chunk(chunk)
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    async def _try_channels(self, route: Route, opened: list[Record]) -> web.StreamResponse:
+        """Attempt after attempt until one has an answer to relay, or none is left."""
+        desk = self._desk
+        step: Next | None = route.first()
+        while step is not None:
+            await asyncio.sleep(step.delay_s)
+            attempt, body, headers = self._open(step)
+            await desk.open([*opened, attempt.opened], refuse=desk.book.settings.gateway.unrecorded == "refuse")
+            opened = []
+            desk.live.add(attempt)
+            response: aiohttp.ClientResponse | None = None
+            try:
+                try:
+                    response = await self._send(attempt, step.target, body, headers)
+                    attempt.head(response.status, _pairs(response), desk.now())
+                    first = await response.content.readany()
+                except _BROKEN as error:
+                    failure, ending = _what_failed(error, attempt)
+                    words = str(error) or type(error).__name__
+                    desk.close(attempt, ending, relayed=False, error=words)
+                    step = None if self._gone_at() else route.after(failure, {}, time.time())
+                    if step is None:
+                        return await self._exhausted(attempt, failure, words)
+                    continue
+                attempt.chunk(first, desk.now())
+                step = None
+                if response.status >= 400 and not self._gone_at():
+                    step = route.after(response.status, {name.lower(): value for name, value in response.headers.items()}, time.time())
+                if step is None:
+                    return await self._relay(attempt, response, first)
+                await self._read_aside(attempt, response)
+            finally:
+                if response is not None:
+                    response.close()
+                desk.close(attempt, "proxy_stopped", relayed=self._started)  # where nothing above has closed it
+        raise AssertionError("a route without a first step")
+
+    def _open(self, step: Next) -> tuple[AttemptCapture, bytes, CIMultiDict[str] | None]:
+        """The attempt's record, and the body and headers it sends (None: the channel's credential is not set)."""
+        target = step.target
+        body, modified = self._body, []
+        if target.sent_model is not None and target.sent_model != self._exchange.model:
+            body = set_member(body, "model", target.sent_model)
+            modified.append("model")
+        kept = _sent_headers(self._head)
+        headers: CIMultiDict[str] | None = kept
+        if target.channel.api_key_env is not None:
+            modified.append("credential")
+            headers = _with_credential(kept, os.environ.get(target.channel.api_key_env))
+        attempt = self._exchange.attempt(
+            channel=target.channel.name,
+            role=target.role,
+            reason=step.reason,
+            url=str(self._url(target).with_query(None)),
+            sent_model=target.sent_model,
+            modified=tuple(modified),
+            at=self._desk.now(),
+        )
+        return attempt, body, headers
+
+    def _url(self, target: Target) -> URL:
+        query = f"?{self._head.query}" if self._head.query else ""
+        return URL(target.channel.base_url + self._head.path.removeprefix(BASE_PATH) + query, encoded=True)
+
+    async def _send(self, attempt: AttemptCapture, target: Target, body: bytes, headers: CIMultiDict[str] | None) -> aiohttp.ClientResponse:
+        """Send one try and wait for its head. Raises one of _BROKEN."""
+        if headers is None:
+            raise aiohttp.ClientConnectionError(f"{target.channel.api_key_env}, which holds this channel's credential, is not set")
+        limit_s = target.channel.timeout_s
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(CONNECT_TIMEOUT_S, limit_s), sock_read=limit_s)
+        data: Any = io.BytesIO(body) if len(body) > COPIED_BYTES else body or None
+        return await self._session.request(
+            self._head.method, self._url(target), headers=headers, data=data, allow_redirects=False, timeout=timeout
+        )
+
+    async def _read_aside(self, attempt: AttemptCapture, response: aiohttp.ClientResponse) -> None:
+        """Read a failure that another try answers for: its body is evidence, and may carry usage."""
+        ending, words = "complete", None
+        try:
+            async with asyncio.timeout(READ_ASIDE_S):
+                while chunk := await response.content.readany():
+                    attempt.chunk(chunk, self._desk.now())
+        except _BROKEN as error:
+            ending, words = "upstream_truncated", str(error) or type(error).__name__
+        self._desk.close(attempt, ending, relayed=False, error=words)
+
+    async def _relay(self, attempt: AttemptCapture, response: aiohttp.ClientResponse, first: bytes) -> web.StreamResponse:
+        """Pass the answer on as it comes; once the client has gone, read on for the usage, within the book's limit."""
+        desk = self._desk
+        relayed = _RelayedResponse(status=response.status, reason=response.reason)
+        for name, value in response.headers.items():
+            if name.lower() not in _HOP_HEADERS:
+                relayed.headers.add(name, value)
+        relayed.headers[ID_HEADER] = self._exchange.request_id
+        self._started = True
+        ending, words = "complete", None
+        try:
+            async with asyncio.timeout(None) as patience:
+                chunk = first
+                await self._write(relayed, None)
+                while chunk:
+                    await self._write(relayed, chunk)
+                    gone_at = self._gone_at()
+                    if gone_at is not None and patience.when() is None:
+                        attempt.client_gone(gone_at)
+                        limit_s = desk.book.settings.gateway.drain_after_client_gone_s
+                        patience.reschedule(asyncio.get_running_loop().time() + limit_s)
+                    chunk = await response.content.readany()
+                    attempt.chunk(chunk, desk.now())
+        except _BROKEN as error:
+            ending = "timeout" if isinstance(error, TimeoutError) else "upstream_truncated"
+            words = str(error) or type(error).__name__
+        gone_at = self._gone_at()
+        if gone_at is not None and not attempt.finished:
+            attempt.client_gone(gone_at)
+            if ending == "timeout":
+                ending, words = "client_gone", "the client left; reading on for the usage took too long"
+        if ending == "complete":
+            await self._write(relayed, b"")
+        desk.close(attempt, ending, relayed=True, error=words)
+        if ending != "complete" and self._request.transport is not None:
+            self._request.transport.abort()  # the client must not take a cut answer for a whole one
+        return relayed
+
+    async def _write(self, relayed: web.StreamResponse, chunk: bytes | None) -> None:
+        """Send the head (None), a chunk, or the end (empty); a client that has gone is a fact, not an error."""
+        if self._gone_at():
+            return
+        try:
+            if chunk is None:
+                await relayed.prepare(self._request)
+            elif chunk:
+                await relayed.write(chunk)
+            else:
+                await relayed.write_eof()
+        except ConnectionError:
+            self._protocol.lost_at = self._protocol.lost_at or self._desk.now()
+
+    def _gone_at(self) -> Instant | None:
+        """When the client left; None while it is there."""
+        return self._protocol.lost_at
+
+    async def _refuse(self, opened: Sequence[Record], status: int, words: str, code: str) -> web.StreamResponse:
+        """Our own answer instead of any attempt."""
+        self._desk.counters.refused += 1
+        self._desk.record([*opened, self._exchange.own_answer(status, "refused", words, self._desk.now())])
+        return await self._answer(status, words, "invalid_request_error", code)
+
+    async def _exhausted(self, attempt: AttemptCapture, failure: Failure, words: str) -> web.StreamResponse:
+        """502 (504 for a timeout) when no channel gave anything to relay."""
+        status, code = (504, "upstream_timeout") if failure == "timeout" else (502, "upstream_unreachable")
+        answer = self._exchange.own_answer(
+            status,
+            "exhausted",
+            f"no channel answered; the last, {attempt.opened.channel}, failed: {words}",
+            self._desk.now(),
+            client_gone_at=self._gone_at(),
+        )
+        self._desk.record([answer])
+        return await self._answer(status, answer.error or words, "upstream_error", code)
+
+    async def _answer(self, status: int, words: str, kind: str, code: str) -> web.StreamResponse:
+        headers = {**answers.HEADERS, ID_HEADER: self._exchange.request_id}
+        return web.Response(status=status, body=answers.body(words, kind, code), headers=headers)
+
+
+def _what_failed(error: BaseException, attempt: AttemptCapture) -> tuple[Failure, str]:
+    """A broken attempt as the routing rules' failure and as the record's ending."""
+    if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
+        return "timeout", "timeout"
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError) or type(error) is aiohttp.ClientConnectionError:
+        return "connect", "connect_error"
+    return "connect", "upstream_truncated"
+
+
+def _sent_headers(head: RequestHead) -> CIMultiDict[str]:
+    """The client's headers less the hop's (also those that Connection names) and ours."""
+    named = {name.strip().lower() for key, value in head.headers if key.lower() == "connection" for name in value.split(",")}
+    kept = CIMultiDict[str]()
+    for name, value in head.headers:
+        lower = name.lower()
+        if lower not in _NOT_SENT and lower not in named and not lower.startswith(_OUR_HEADERS):
+            kept.add(name, value)
+    return kept
+
+
+def _with_credential(headers: CIMultiDict[str], secret: str | None) -> CIMultiDict[str] | None:
+    """The headers with the channel's credential where the client's stood; None if it is not set."""
+    if not secret:
+        return None
+    place = next((name for name in _CREDENTIAL_HEADERS if name in headers), "authorization")
+    for name in _CREDENTIAL_HEADERS:
+        headers.popall(name, None)
+    headers[place.title() if place == "authorization" else place] = f"Bearer {secret}" if place == "authorization" else secret
+    return headers
+
+
+def _pairs(response: aiohttp.ClientResponse) -> list[tuple[str, str]]:
+    return [(_text(name), _text(value)) for name, value in response.raw_headers]
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")

@@ -1,0 +1,161 @@
+"""What may touch the disk: allow-lists of headers and members, and a scrubber for free text.
+
+Allow-lists, not block-lists: a header or member that nobody named here is not recorded. Credentials are known by
+their keyed fingerprint only (schemas/fingerprint.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from urllib.parse import unquote
+
+import orjson
+
+from schemas.records import JsonText
+
+Headers = Iterable[tuple[str, str]]
+
+REQUEST_HEADERS = frozenset(
+    """accept accept-encoding accept-language baggage content-encoding content-length content-type expect
+    idempotency-key openai-beta openai-organization openai-project originator session-id session_id thread-id
+    conversation_id http-referer referer traceparent tracestate transfer-encoding user-agent x-client-request-id
+    x-request-id x-title x-parent-session-id x-session-affinity x-should-retry anthropic-version anthropic-beta
+    x-ms-client-request-id""".split()
+)
+REQUEST_PREFIXES = (
+    "x-ledger-",
+    "x-stainless-",
+    "x-litellm-",
+    "x-openrouter-",
+    "helicone-property-",
+    "helicone-user-",
+    "helicone-session-",
+    "helicone-request-",
+    "helicone-cache-",
+    "helicone-retry-",
+    "x-portkey-trace-",
+    "x-portkey-metadata",
+    "x-portkey-provider",
+    "cf-aig-metadata",
+    "cf-aig-cache-",
+    "cf-aig-skip-",
+    "x-codex-",
+    "x-openai-subagent",
+)
+RESPONSE_HEADERS = frozenset(
+    """age apim-request-id cache-control cf-ray content-encoding content-length content-type date helicone-cache
+    helicone-id helicone-status helicone-fallback-index openai-model openai-organization openai-processing-ms
+    openai-project openai-version request-id retry-after retry-after-ms server server-timing transfer-encoding via
+    x-cache-status x-client-request-id x-generation-id x-model-router-selected-model x-ms-client-request-id
+    x-ms-deployment-name x-ms-region x-ms-request-id x-ms-retry-after-ms x-ms-served-model x-new-api-version
+    x-oneapi-request-id x-request-id x-served-by x-should-retry x-upstream-request-id x-amzn-requestid""".split()
+)
+RESPONSE_PREFIXES = (
+    "anthropic-ratelimit-",
+    "cf-aig-",
+    "fireworks-",
+    "llm_provider-x-request-id",
+    "ngrok-aig-",
+    "x-ai-eg-",
+    "x-amzn-bedrock-",
+    "x-bifrost-",
+    "x-envoy-upstream-",
+    "x-kong-",
+    "x-litellm-",
+    "x-nr-",
+    "x-portkey-",
+    "x-ratelimit-",
+    "anthropic-organization-",
+)
+# Names that hide among the prefixes above but carry credentials or budgets of a person's key.
+_SECRET_NAME = re.compile(r"(?i)api[-_]?key|auth|token(?!s)|secret|password|cookie|signature|virtual-key|^x-litellm-key-")
+
+_CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
+_SECRET_PARAMETERS = frozenset(
+    "key api_key api-key apikey access_token token auth authorization sig signature secret client_secret password code x-api-key".split()
+)
+
+_SECRETS_IN_TEXT = re.compile(
+    r"(?i)\b(?:bearer|basic)\s+[^\s\"',;]{4,}"  # authorization values
+    r"|\b(?:sk|pk|rk|ak|key|gsk|xai|ghp|gho|hf|glpat|AIza|eyJ)[-_]?[A-Za-z0-9*][A-Za-z0-9_\-.*]{10,}"  # vendor key shapes
+    r"|(?<![A-Za-z0-9])[A-Za-z0-9_\-]{40,}(?![A-Za-z0-9])"  # long opaque runs
+)
+MAX_TEXT = 500
+MAX_HEADER_VALUE = 4096
+
+
+def _allowed(name: str, names: frozenset[str], prefixes: tuple[str, ...]) -> bool:
+    return (name in names or name.startswith(prefixes)) and not _SECRET_NAME.search(name)
+
+
+def _kept(headers: Headers, names: frozenset[str], prefixes: tuple[str, ...]) -> JsonText:
+    kept: dict[str, str] = {}
+    for name, value in headers:
+        lower = name.lower()
+        if _allowed(lower, names, prefixes):
+            text = _storable(value[:MAX_HEADER_VALUE])
+            kept[lower] = f"{kept[lower]}, {text}" if lower in kept else text
+    return JsonText(orjson.dumps(kept).decode())
+
+
+def _storable(text: str) -> str:
+    """`text` as valid Unicode: what was no UTF-8 becomes U+FFFD."""
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
+def request_headers(headers: Headers) -> JsonText:
+    """The allow-listed request headers as a JSON object, lower-case names, repeated ones joined with a comma."""
+    return _kept(headers, REQUEST_HEADERS, REQUEST_PREFIXES)
+
+
+def response_headers(headers: Headers) -> JsonText:
+    """The allow-listed response headers as a JSON object, lower-case names, repeated ones joined with a comma."""
+    return _kept(headers, RESPONSE_HEADERS, RESPONSE_PREFIXES)
+
+
+def credential(headers: Headers, query: str) -> tuple[str, str] | None:
+    """The client's credential (bare, without its scheme) and where it stood; never to be stored."""
+    found: dict[str, str] = {}
+    for name, value in headers:
+        lower = name.lower()
+        if lower in _CREDENTIAL_HEADERS and value.strip():
+            found.setdefault(lower, value.strip())
+    for name in _CREDENTIAL_HEADERS:
+        if name in found:
+            scheme, _, rest = found[name].partition(" ")
+            bare = rest.strip() if name == "authorization" and scheme.lower() in ("bearer", "basic") and rest else found[name]
+            return bare, name
+    for pair in query.split("&"):
+        name, _, value = pair.partition("=")
+        if unquote(name).lower() in _SECRET_PARAMETERS and value:
+            return unquote(value), "query"
+    return None
+
+
+def query(text: str) -> str | None:
+    """A query string with the values of credential-like parameters replaced; null for an empty one."""
+    if not text:
+        return None
+    pairs = []
+    for pair in text.split("&"):
+        name, equals, _ = pair.partition("=")
+        pairs.append(f"{name}=***" if equals and unquote(name).lower() in _SECRET_PARAMETERS else pair)
+    return scrub("&".join(pairs), limit=MAX_HEADER_VALUE)
+
+
+def scrub(text: str, limit: int = MAX_TEXT) -> str:
+    """One line of free text with everything that looks like a credential replaced by ***."""
+    line = " ".join(_storable(text).split())
+    return _SECRETS_IN_TEXT.sub("***", line[: limit * 2])[:limit]
+
+
+def scrub_json(value: object) -> object:
+    """A JSON value with every string in it scrubbed."""
+    if isinstance(value, str):
+        return scrub(value)
+    if isinstance(value, dict):
+        return {scrub(str(name)): scrub_json(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [scrub_json(member) for member in value]
+    return value

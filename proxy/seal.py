@@ -1,0 +1,175 @@
+"""Sealing: whole frames out of spool/, Parquet and a manifest line into raw/; run in a process of its own.
+
+A frame is sealed once, because the manifest says of each writer how far it is sealed, and the line is written after
+the files it names are safe. A crash before the line leaves files that no line names; the next seal writes them again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import select
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas import manifest
+from schemas.frames import Damage, Frame, decode
+from schemas.home import Home
+from schemas.manifest import Seal, SealedFile
+from schemas.records import ARROW, KINDS, Instant
+from schemas.spool import Slot, slots
+
+
+@dataclass(frozen=True, slots=True)
+class SealResult:
+    """What one run sealed: rows by kind, files written, and sequence numbers found missing."""
+
+    rows: dict[str, int]
+    files: int
+    missing: int
+
+
+def seal(home: Home, now: Instant) -> SealResult:
+    """Seal every whole frame that lies in spool/ and is not sealed yet. Safe beside a running proxy and another sealer."""
+    rows = dict.fromkeys(KINDS, 0)
+    files = missing = 0
+    if not home.spool.exists():
+        return SealResult(rows, files, missing)
+    home.raw.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _lock(home.raw / "seal.lock"):
+        _cut_unfinished_line(home.manifest)
+        seals = manifest.read(home.manifest)
+        for slot in slots(home):
+            segments = slot.segments()
+            for path in segments:
+                after = manifest.sealed_up_to(seals).get(slot.writer, 0)
+                found = list(decode(path.read_bytes()))
+                done = _seal_frames(home, slot, found, after, seals, now)
+                if done is not None:
+                    seals.append(done)
+                    files += len(done.files)
+                    missing += sum(last - first + 1 for first, last in done.missing)
+                    for file in done.files:
+                        rows[file.kind] += file.rows
+                if path == segments[-1]:
+                    continue  # the journal may still write to it
+                if any(isinstance(piece, Damage) for piece in found):
+                    path.rename(path.with_suffix(".damaged"))  # evidence for a person; its whole frames are sealed
+                else:
+                    path.unlink()
+    return SealResult(rows, files, missing)
+
+
+def _seal_frames(home: Home, slot: Slot, found: list[Frame | Damage], after: int, seals: list[Seal], now: Instant) -> Seal | None:
+    frames = [frame for frame in found if isinstance(frame, Frame) and frame.seq > after]
+    if not frames:
+        return None
+    frames.sort(key=lambda frame: frame.seq)
+    files = tuple(_write(home, slot.writer, kind, date, part) for (kind, date), part in sorted(_grouped(frames).items()))
+    seal_line = Seal(
+        number=len(seals) + 1,
+        previous=seals[-1].hash if seals else manifest.GENESIS,
+        writer=slot.writer,
+        first_seq=frames[0].seq,
+        last_seq=frames[-1].seq,
+        missing=tuple(_gaps(after, [frame.seq for frame in frames])),
+        sealed_at=now,
+        files=files,
+    ).chained()
+    with open(home.manifest, "ab") as file:
+        os.chmod(home.manifest, 0o600)
+        file.write(seal_line.line())
+        file.flush()
+        os.fsync(file.fileno())
+    _sync_folder(home.raw)
+    return seal_line
+
+
+def _grouped(frames: list[Frame]) -> dict[tuple[str, str], list[Frame]]:
+    """Frames by kind and UTC date of their own instant."""
+    groups: dict[tuple[str, str], list[Frame]] = {}
+    for frame in frames:
+        at = frame.fields[KINDS[frame.kind].instant]
+        date = datetime.fromtimestamp(at // 1_000_000, UTC).strftime("%Y-%m-%d")
+        groups.setdefault((frame.kind, date), []).append(frame)
+    return groups
+
+
+def _write(home: Home, writer: str, kind: str, date: str, frames: list[Frame]) -> SealedFile:
+    folder = home.raw / kind / f"date={date}"
+    for made in (home.raw / kind, folder):
+        made.mkdir(mode=0o700, exist_ok=True)
+    path = folder / f"{writer}-{frames[0].seq:020d}.parquet"
+    partial = path.with_suffix(".partial")
+    rows: list[dict[str, Any]] = [{**frame.fields, "writer": writer, "seq": frame.seq} for frame in frames]
+    table = pa.Table.from_pylist(rows, schema=ARROW[kind])
+    pq.write_table(table, partial, compression="zstd", compression_level=3, write_page_checksum=True)
+    data = partial.read_bytes()
+    with open(partial, "rb") as file:
+        os.fsync(file.fileno())
+    os.chmod(partial, 0o600)
+    os.replace(partial, path)
+    _sync_folder(folder)
+    return SealedFile(str(path.relative_to(home.raw)), kind, len(rows), len(data), hashlib.sha256(data).hexdigest())
+
+
+def _gaps(after: int, seqs: list[int]) -> Iterator[tuple[int, int]]:
+    """Numbers that should lie between what is sealed and these frames, and do not."""
+    expected = after + 1
+    for seq in seqs:
+        if seq > expected:
+            yield expected, seq - 1
+        expected = seq + 1
+
+
+def _cut_unfinished_line(path: Path) -> None:
+    """A last line without its newline is a seal that never happened."""
+    if path.exists():
+        data = path.read_bytes()
+        if data and not data.endswith(b"\n"):
+            os.truncate(path, data.rfind(b"\n") + 1)
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def seal_until_eof(home: Home, every_s: float) -> None:
+    """Seal now and then until standard input ends, then once more: the sealing process beside a proxy.
+
+    The proxy holds the other end of standard input, so that this process ends with it, however it ends.
+    """
+    os.nice(10)
+    open_ended = True
+    while open_ended:
+        ready, _, _ = select.select([sys.stdin], [], [], every_s)
+        open_ended = not ready
+        seal(home, Instant(time.time_ns() // 1000))
+
+
+if __name__ == "__main__":
+    seal_until_eof(Home(Path(sys.argv[1])), float(sys.argv[2]))
