@@ -24,7 +24,15 @@ _PORT = click.IntRange(0, 65535)
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="PEM file of authorities to trust upstream, beside the system's.",
 )
-@click.option("--forward-mode", "forward_modes", multiple=True, metavar="MODE", help="A mitmproxy mode for the forward door; repeatable.")
+@click.option(
+    "--forward-mode",
+    "forward_modes",
+    multiple=True,
+    default=("regular",),
+    show_default=True,
+    metavar="MODE",
+    help="A mitmproxy mode for the forward door; repeatable.",
+)
 @click.pass_obj
 def proxy(
     home: Home,
@@ -44,15 +52,13 @@ def proxy(
     """
     if no_gateway and no_forward:
         raise click.UsageError("--no-gateway and --no-forward together leave no door open")
-    return run(
-        Settings(
-            home=home,
-            host=host,
-            gateway_port=None if no_gateway else gateway_port,
-            forward_port=None if no_forward else forward_port,
-            admin_port=admin_port,
-            upstream_ca=upstream_ca,
-            forward_modes=forward_modes or ("regular",),
-        ),
-        say=click.echo,
+    settings = Settings(
+        home=home,
+        host=host,
+        gateway_port=None if no_gateway else gateway_port,
+        forward_port=None if no_forward else forward_port,
+        admin_port=admin_port,
+        upstream_ca=upstream_ca,
+        forward_modes=forward_modes,
     )
+    return run(settings, click.echo)

@@ -1,0 +1,1 @@
+"""Exports of a month, one module a format; each writes the same rows in the same order to the last byte."""

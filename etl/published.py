@@ -1,0 +1,44 @@
+"""The published ledger, opened so that nothing can be changed through it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+
+from schemas.errors import LedgerError
+from schemas.home import Home
+
+
+class NoLedgerError(LedgerError):
+    """There is no published ledger to read."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"no ledger has been published at {path}", "tokenledger ledger")
+
+
+class LedgerUnreadableError(LedgerError):
+    """DuckDB cannot open the published file."""
+
+    def __init__(self, path: Path, error: duckdb.Error) -> None:
+        super().__init__(f"{path} cannot be read: {str(error).splitlines()[0]}", "tokenledger ledger  (it can always be made again)")
+
+
+def open_ledger(home: Home, *, sealed_off: bool = False) -> duckdb.DuckDBPyConnection:
+    """A read-only connection in UTC; `sealed_off` also shuts files, the network and settings for whoever writes the SQL.
+
+    Raises NoLedgerError or LedgerUnreadableError. A build renames a new file in, so an open connection keeps reading the old one.
+    """
+    path = home.ledger_file
+    if not path.exists():
+        raise NoLedgerError(path)
+    try:
+        connection = duckdb.connect(str(path), read_only=True)
+        connection.execute("SET TimeZone = 'UTC'")
+    except duckdb.Error as error:
+        raise LedgerUnreadableError(path, error) from None
+    if sealed_off:
+        connection.execute("SET python_enable_replacements = false")  # else a query could name our own variables
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+    return connection

@@ -1,0 +1,200 @@
+"""The receipt for people: plain text, every figure with its arithmetic, what is not known called unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from etl.receipt import Receipt
+from etl.table import cell, render
+from schemas.money import plain
+
+# Which facts stand together under which heading, and what each is called there.
+SECTIONS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
+    (
+        "Request",
+        (
+            ("created", "created_at"),
+            ("period", "period"),
+            ("door", "door"),
+            ("endpoint", "endpoint"),
+            ("status", "status"),
+            ("outcome", "outcome"),
+            ("HTTP status", "http_status"),
+        ),
+    ),
+    (
+        "Who",
+        (
+            ("user", "user_id"),
+            ("project", "project"),
+            ("key", "api_key_label"),
+            ("key id", "api_key_id"),
+            ("run", "run_id"),
+            ("tags", "tags"),
+        ),
+    ),
+    (
+        "Model",
+        (
+            ("public name", "public_model"),
+            ("asked for", "api_model"),
+            ("sent upstream", "upstream_model"),
+            ("served", "served_model"),
+        ),
+    ),
+    (
+        "Road",
+        (
+            ("route", "route"),
+            ("primary channel", "primary_channel"),
+            ("backup channel", "backup_channel"),
+            ("served by", "served_channel"),
+            ("attempts", "attempt_count"),
+            ("retries", "retry_count"),
+            ("fallbacks", "fallback_count"),
+            ("latency ms", "latency_ms"),
+            ("first token ms", "first_token_ms"),
+            ("added by fallback ms", "fallback_latency_ms"),
+        ),
+    ),
+    (
+        "Usage",
+        (
+            ("from", "usage_source"),
+            ("input tokens", "input_tokens"),
+            ("of these cached", "cached_input_tokens"),
+            ("of these cache writes", "cache_write_tokens"),
+            ("output tokens", "output_tokens"),
+            ("of these reasoning", "reasoning_tokens"),
+            ("input price per million", "input_price_per_mtok"),
+            ("output price per million", "output_price_per_mtok"),
+        ),
+    ),
+    (
+        "Charge",
+        (
+            ("official list price", "list_charge"),
+            ("charged", "final_charge"),
+            ("reported by vendor", "vendor_charge"),
+            ("currency", "currency"),
+            ("failed-request policy", "failed_request_policy"),
+            ("paid from", "balance_bucket"),
+            ("wallet", "wallet"),
+            ("wallet entry", "wallet_entry_id"),
+            ("adjusted by", "adjustment_amount"),
+            ("adjusted because", "adjustment_reason"),
+        ),
+    ),
+)
+
+# Facts that are null because there is nothing to tell, not because it is unknown.
+NOTHING_TO_TELL = {
+    "backup_channel": "none was tried",
+    "failed_request_policy": "none applies",
+    "adjustment_amount": "none",
+    "adjustment_reason": "none",
+    "run_id": "none given",
+    "tags": "none given",
+    "fallback_latency_ms": "no fallback",
+}
+
+INDENT = "  "
+
+
+def _facts(facts: Mapping[str, Any], named: Sequence[tuple[str, str]]) -> Iterable[str]:
+    wide = max(len(label) for label, _ in named)
+    for label, column in named:
+        value = facts[column]
+        text = cell(value, NOTHING_TO_TELL.get(column, "unknown")) if value not in ({}, []) else NOTHING_TO_TELL.get(column, "none")
+        yield f"{INDENT}{label:<{wide}}  {text}"
+
+
+def _attempts(receipt: Receipt) -> Iterable[str]:
+    """The timeline, then what each try that did not simply work and get charged has to say."""
+    yield render(
+        ("#", "started", "channel", "role", "reason", "sent", "status", "HTTP", "outcome", "ms", "bucket", "charged"),
+        [
+            (
+                a.ordinal,
+                a.started_at,
+                a.channel,
+                a.role,
+                a.reason,
+                a.sent_model,
+                a.status,
+                a.http_status,
+                a.outcome,
+                a.ms,
+                a.bucket,
+                a.charged,
+            )
+            for a in receipt.attempts
+        ],
+        indent=INDENT,
+    )
+    for attempt in receipt.attempts:
+        if attempt.error:
+            yield f"{INDENT}#{attempt.ordinal} error: {cell(attempt.error)}"
+        if attempt.disposition_reason:
+            yield f"{INDENT}#{attempt.ordinal} {cell(attempt.disposition)}: {cell(attempt.disposition_reason)}"
+    for policy in receipt.policies:
+        flat = "" if policy.flat_amount is None else f" {cell(policy.flat_amount)}"
+        yield (
+            f"{INDENT}#{policy.attempt_ordinal} {cell(policy.outcome)}: policy {cell(policy.policy, 'missing')} charges "
+            f"{cell(policy.charge)}{flat}, in force from {cell(policy.effective_from)}"
+        )
+
+
+def _arithmetic(receipt: Receipt) -> Iterable[str]:
+    """Each line as quantity x unit price = amount, their sum, and the rate rows they come from."""
+    yield render(
+        ("attempt", "meter", "quantity", "", "unit price", "", "amount", "rate", "in force from"),
+        [
+            (n.attempt_ordinal, n.meter, n.quantity, "x", n.unit_price, "=", n.amount, n.rate_id, n.rate_effective_from)
+            for n in receipt.lines
+        ],
+        indent=INDENT,
+    )
+    total = sum((line.amount for line in receipt.lines), Decimal(0))
+    yield f"{INDENT}sum of these lines: {plain(total)} {cell(receipt.facts['currency'])}"
+    for line in receipt.lines:
+        if line.priced_as not in (None, line.meter):
+            yield f"{INDENT}{line.meter} has no price of its own and lies inside {line.priced_as}, whose price counts"
+    for rate in receipt.rates:
+        yield (
+            f"{INDENT}rate {rate.rate_id}: {cell(rate.book)} book, rates.csv line {rate.line}, {cell(rate.channel)} {cell(rate.model)} "
+            f"{cell(rate.meter)}, {rate.price.normalize():f} {cell(rate.currency)} per {rate.per.normalize():f}, from {cell(rate.effective_from)}"
+            f"; source: {cell(rate.source)}" + (f"; {cell(rate.note)}" if rate.note else "")
+        )
+
+
+def _postings(receipt: Receipt) -> str:
+    return render(
+        ("posted", "wallet", "bucket", "kind", "amount", "balance after", "reason", "entry"),
+        [(p.posted_at, p.wallet, p.bucket, p.kind, p.amount, p.balance_after, p.reason or "", p.entry_id) for p in receipt.postings],
+        indent=INDENT,
+    )
+
+
+def as_text(receipt: Receipt) -> str:
+    """The whole receipt as lines of text."""
+    state = "published" if receipt.published else "not published yet: built just now from the records, balances may still move"
+    lines = [f"Receipt {receipt.request_id}  ({state})"]
+    for title, named in SECTIONS:
+        lines += ["", title, *_facts(receipt.facts, named)]
+    claimed = [claim for claim in receipt.claims if claim.standing != "applied"]
+    if claimed:
+        lines += ["", "Claimed, but not what counts"]
+        lines += [f"{INDENT}{cell(claim.fact)}: {cell(claim.value)} (said by {cell(claim.source)})" for claim in claimed]
+    lines += ["", "Attempts", *(_attempts(receipt) if receipt.attempts else [f"{INDENT}none: nothing was sent upstream"])]
+    lines += ["", "Arithmetic", *(_arithmetic(receipt) if receipt.lines else [f"{INDENT}nothing was charged"])]
+    if receipt.unpriced:
+        unpriced = [(u.meter, u.quantity, u.channel, u.upstream_model, u.reason) for u in receipt.unpriced]
+        lines += ["", "Without a price (in suspense)", render(("meter", "quantity", "channel", "model", "reason"), unpriced, indent=INDENT)]
+        lines += [f"{INDENT}cure for a missing price: add a row to book/rates.csv, then tokenledger ledger"]
+    lines += ["", "Wallet", _postings(receipt) if receipt.postings else f"{INDENT}no entry"]
+    lines += ["", "Ids", *(f"{INDENT}{cell(name.kind)}  {cell(name.id)}" for name in receipt.names)]
+    lines += ["", f"Digest  {cell(receipt.facts['receipt_digest'])}"]
+    return "\n".join(lines)

@@ -1,0 +1,89 @@
+"""A whole agent run: every receipt in it, and totals that never net one bucket against another."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from etl.receipt import Receipt
+from etl.table import cell, render
+from schemas.money import plain
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """What one bucket of one wallet paid for the run."""
+
+    wallet: str | None
+    bucket: str | None
+    currency: str | None
+    requests: int
+    charged: Decimal  # of the requests whose charge is known
+    unknown: int  # requests whose charge is not known
+
+
+def totals(receipts: Sequence[Receipt]) -> list[Total]:
+    """One total a wallet, bucket and currency, in that order."""
+    groups: dict[tuple[str | None, str | None, str | None], list[Decimal | None]] = {}
+    for receipt in receipts:
+        facts = receipt.facts
+        groups.setdefault((facts["wallet"], facts["balance_bucket"], facts["currency"]), []).append(facts["final_charge"])
+    return [
+        Total(*key, len(charges), sum((c for c in charges if c is not None), Decimal(0)), charges.count(None))
+        for key, charges in sorted(groups.items(), key=lambda group: tuple(part or "" for part in group[0]))
+    ]
+
+
+def as_json(run_id: str, receipts: Sequence[Receipt]) -> dict[str, Any]:
+    """The run for machines."""
+    return {
+        "run_id": run_id,
+        "totals": [
+            {
+                "wallet": total.wallet,
+                "bucket": total.bucket,
+                "currency": total.currency,
+                "requests": total.requests,
+                "charged": plain(total.charged),
+                "requests_without_charge": total.unknown,
+            }
+            for total in totals(receipts)
+        ],
+        "requests": [receipt.as_json() for receipt in receipts],
+    }
+
+
+COLUMNS = (
+    "created_at",
+    "request_id",
+    "api_model",
+    "served_channel",
+    "status",
+    "attempt_count",
+    "input_tokens",
+    "output_tokens",
+    "final_charge",
+)
+
+
+def as_text(run_id: str, receipts: Sequence[Receipt]) -> str:
+    """The run for people: one line a request, one total a bucket."""
+    statuses = Counter(cell(receipt.facts["status"]) for receipt in receipts)
+    summary = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
+    rows = [tuple(receipt.facts[column] for column in COLUMNS) for receipt in receipts]
+    sums = [(t.wallet, t.bucket, t.requests, plain(t.charged), t.currency, t.unknown or "") for t in totals(receipts)]
+    return "\n".join(
+        [
+            f"Run {cell(run_id)}: {len(receipts)} requests ({summary})",
+            "",
+            render(COLUMNS, rows, indent="  "),
+            "",
+            "Paid from",
+            render(("wallet", "bucket", "requests", "charged", "currency", "charge unknown"), sums, indent="  "),
+            "",
+            f"One of them in full: tokenledger receipt {receipts[0].request_id}",
+        ]
+    )

@@ -1,0 +1,138 @@
+"""The balance summary: what a tired person wants to know after a build, read from the published ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+
+from etl.table import jsonable, render
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One block of the summary: a select over the published tables, `$period` null for all periods."""
+
+    key: str
+    title: str
+    sql: str
+    none: str  # what an empty answer means
+    then: str = ""  # what to do when the answer is not empty
+
+
+# A charge that is not known is counted, never summed as zero.
+QUESTIONS: tuple[Question, ...] = (
+    Question(
+        "balances",
+        "Balances",
+        """
+        WITH entries AS (
+            SELECT s.wallet, s.bucket, s.kind, s.amount, j.period, j.currency
+            FROM wallet_statement AS s JOIN (SELECT DISTINCT entry_id, period, currency FROM journal) AS j USING (entry_id)
+            WHERE $period IS NULL OR j.period <= $period
+        )
+        SELECT wallet, bucket, currency,
+            coalesce(sum(amount) FILTER (WHERE period < $period), 0)::DECIMAL(38,12) AS opening,
+            coalesce(sum(amount) FILTER (WHERE kind = 'topup' AND (period >= $period OR $period IS NULL)), 0)::DECIMAL(38,12) AS topups,
+            coalesce(sum(amount) FILTER (WHERE kind = 'charge' AND (period >= $period OR $period IS NULL)), 0)::DECIMAL(38,12) AS charges,
+            coalesce(sum(amount) FILTER (WHERE kind = 'suspense' AND (period >= $period OR $period IS NULL)), 0)::DECIMAL(38,12) AS in_suspense,
+            coalesce(sum(amount) FILTER (WHERE kind NOT IN ('topup', 'charge', 'suspense') AND (period >= $period OR $period IS NULL)), 0)
+                ::DECIMAL(38,12) AS other,
+            sum(amount)::DECIMAL(38,12) AS balance
+        FROM entries GROUP BY ALL ORDER BY wallet, bucket, currency
+        """,
+        "no wallet has moved yet",
+    ),
+    Question(
+        "requests",
+        "Requests by status",
+        """
+        SELECT status, count(*) AS requests, sum(attempt_count)::BIGINT AS attempts, sum(retry_count)::BIGINT AS retries,
+            sum(fallback_count)::BIGINT AS fallbacks, currency, sum(final_charge)::DECIMAL(38,12) AS charged,
+            count(*) FILTER (WHERE final_charge IS NULL) AS charge_unknown
+        FROM ledger WHERE $period IS NULL OR period = $period GROUP BY status, currency ORDER BY status = 'ok' DESC, status, currency
+        """,
+        "no requests",
+    ),
+    Question(
+        "spend",
+        "Spend by project and model",
+        """
+        SELECT coalesce(project, 'unknown') AS project, coalesce(public_model, api_model, 'none') AS model, balance_bucket AS bucket, count(*) AS requests,
+            sum(input_tokens)::BIGINT AS input_tokens, sum(output_tokens)::BIGINT AS output_tokens, currency,
+            sum(final_charge)::DECIMAL(38,12) AS charged
+        FROM ledger WHERE $period IS NULL OR period = $period
+        GROUP BY ALL ORDER BY charged DESC NULLS LAST, project, model, bucket
+        """,
+        "nothing was spent",
+    ),
+    Question(
+        "failures",
+        "Cost of requests that did not end well",
+        """
+        SELECT outcome, count(*) AS requests, currency, sum(final_charge)::DECIMAL(38,12) AS charged
+        FROM ledger WHERE status <> 'ok' AND ($period IS NULL OR period = $period)
+        GROUP BY ALL ORDER BY charged DESC NULLS LAST, outcome
+        """,
+        "every request ended well",
+    ),
+    Question(
+        "unpriced",
+        "Charge unknown, held in suspense",
+        """
+        SELECT u.channel, u.upstream_model AS model, u.meter, u.reason, count(DISTINCT u.request_id) AS requests, sum(u.quantity)::BIGINT AS quantity
+        FROM unpriced AS u WHERE $period IS NULL OR period = $period
+        GROUP BY ALL ORDER BY requests DESC, channel, model, meter
+        """,
+        "every charge is known",
+        "add the missing rows to book/rates.csv, check them with `tokenledger rates check`, then `tokenledger ledger` again",
+    ),
+    Question(
+        "data_quality",
+        "Worth knowing about the data",
+        """
+        SELECT kind, count(*) AS findings, sum(rows)::BIGINT AS rows, count(*) FILTER (WHERE blocks_close) AS block_the_close, min(detail) AS for_example
+        FROM data_quality WHERE $period IS NULL OR period IS NULL OR period = $period
+        GROUP BY kind ORDER BY block_the_close DESC, kind
+        """,
+        "nothing to report",
+        'all of them: tokenledger sql "FROM data_quality"',
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One question answered."""
+
+    question: Question
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+
+def summarise(connection: duckdb.DuckDBPyConnection, period: str | None) -> tuple[Block, ...]:
+    """Every question answered over `period`, or over everything."""
+    blocks = []
+    for question in QUESTIONS:
+        parameters = {"period": period} if "$period" in question.sql else {}
+        cursor = connection.execute(question.sql, parameters)
+        columns = tuple(column[0] for column in cursor.description or ())
+        blocks.append(Block(question, columns, tuple(cursor.fetchall())))
+    return tuple(blocks)
+
+
+def as_json(blocks: tuple[Block, ...]) -> dict[str, Any]:
+    """The blocks by key, each a list of objects; amounts are texts."""
+    return {block.question.key: [dict(zip(block.columns, map(jsonable, row), strict=True)) for row in block.rows] for block in blocks}
+
+
+def as_text(blocks: tuple[Block, ...]) -> str:
+    """One table a block."""
+    lines: list[str] = []
+    for block in blocks:
+        lines += [block.question.title, render(block.columns, block.rows, indent="  ") if block.rows else f"  {block.question.none}"]
+        if block.rows and block.question.then:
+            lines.append(f"  {block.question.then}")
+        lines.append("")
+    return "\n".join(lines).rstrip("\n")

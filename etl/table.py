@@ -1,0 +1,76 @@
+"""Rows as text for a person (aligned, numbers right) and as values for JSON; nothing is rounded on the way."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import unicodedata
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import Any
+
+UNKNOWN = "unknown"
+
+
+def instant(value: dt.datetime) -> str:
+    """An instant in UTC, ISO 8601 with microseconds and Z."""
+    if value.tzinfo is not None:
+        value = value.astimezone(dt.UTC)
+    return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def jsonable(value: Any) -> Any:
+    """A cell as JSON can carry it: decimals and instants as texts, so that no reader bends them."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, float):
+        return value if value - value == 0 else str(value)  # JSON has no NaN and no infinity
+    if isinstance(value, dt.datetime):
+        return instant(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return {str(key): jsonable(member) for key, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(member) for member in value]
+    return str(value)
+
+
+def cell(value: Any, unknown: str = UNKNOWN) -> str:
+    """A cell as one line of text; what a terminal would obey instead of show is escaped."""
+    if value is None:
+        return unknown
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    flat = jsonable(value)
+    text = flat if isinstance(flat, str) else json.dumps(flat, ensure_ascii=False)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def width(text: str) -> int:
+    """Columns that a terminal gives `text`."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 0 if unicodedata.combining(c) else 1 for c in text)
+
+
+def render(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, unknown: str = UNKNOWN, indent: str = "") -> str:
+    """A head, a rule and the rows; a column whose values are all numbers stands right. Ends without a newline."""
+    rows = [tuple(row) for row in rows]
+    right = [any(_number(r[i]) for r in rows) and all(r[i] is None or _number(r[i]) for r in rows) for i in range(len(columns))]
+    texts = [[cell(value, unknown) for value in row] for row in rows]
+    widths = [max(width(line[i]) for line in [list(columns), *texts]) for i in range(len(columns))]
+    lines = [list(columns), ["-" * w for w in widths], *texts]
+    return "\n".join(indent + _line(line, widths, right).rstrip() for line in lines)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+
+
+def _line(texts: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
+    padded = []
+    for text, wide, is_right in zip(texts, widths, right, strict=True):
+        space = " " * (wide - width(text))
+        padded.append(space + text if is_right else text + space)
+    return "  ".join(padded)

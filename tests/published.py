@@ -1,0 +1,27 @@
+"""A published ledger written by hand: every table of the contract, with the rows that a test names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import duckdb
+
+from schemas.home import Home
+from schemas.ledger import TABLES
+
+Rows = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def publish(home: Home, rows: Rows) -> None:
+    """Write ledger.duckdb with `rows` by table; a column that a row does not name is null."""
+    home.ledger.mkdir(parents=True, exist_ok=True)
+    home.ledger_file.unlink(missing_ok=True)
+    with duckdb.connect(str(home.ledger_file)) as connection:
+        for table in TABLES:
+            columns = ", ".join(f'"{column.name}" {column.type}' for column in table.columns)
+            connection.execute(f"CREATE TABLE {table.name} ({columns})")
+            for row in rows.get(table.name, ()):
+                assert not set(row) - set(table.column_names), f"{table.name} has no column {set(row) - set(table.column_names)}"
+                names, marks = ", ".join(f'"{name}"' for name in row), ", ".join("?" for _ in row)
+                connection.execute(f"INSERT INTO {table.name} ({names}) VALUES ({marks})", list(row.values()))

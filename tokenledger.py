@@ -1,0 +1,144 @@
+"""The `tokenledger` command: a thin roof that names every subcommand, loads the one that was asked for, and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import click
+
+from schemas.errors import LedgerError
+from schemas.home import Home
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One subcommand: where its click command lives, or the entries below it."""
+
+    summary: str
+    target: str = ""  # module:attribute
+    below: Mapping[str, Entry] = field(default_factory=dict)
+
+
+# Modules are loaded by name when their command runs, so that `receipt` does not wait for mitmproxy to be imported.
+COMMANDS: Mapping[str, Entry] = {
+    "proxy": Entry("Run both doors and record what passes.", "proxy.commands.serve:proxy"),
+    "env": Entry("Shell lines that put an environment behind the forward door.", "proxy.commands.env:env"),
+    "ledger": Entry("Build and publish the ledger from what was recorded.", "tokenledger_close:ledger"),
+    "receipt": Entry("The whole story of one request.", "etl.commands.receipt:receipt"),
+    "run": Entry("The receipt of a whole agent run.", "etl.commands.receipt:run"),
+    "sql": Entry("Ad hoc SQL on the published ledger, read-only.", "etl.commands.sql:sql"),
+    "export": Entry("Write a month to a file: csv, parquet.", "etl.commands.export:export"),
+    "wallet": Entry(
+        "Top-ups, adjustments and balances.",
+        below={
+            "topup": Entry("Record credit that was bought or given.", "proxy.commands.wallet:topup"),
+            "adjust": Entry("Record a correction of a balance.", "proxy.commands.wallet:adjust"),
+            "list": Entry("Balances by wallet and bucket.", "etl.commands.wallets:list_wallets"),
+        },
+    ),
+    "key": Entry(
+        "The key registry, book/keys.toml.",
+        below={
+            "add": Entry("Register a key; its secret comes on stdin.", "proxy.commands.key:add"),
+            "rotate": Entry("Give a key a new secret from now on.", "proxy.commands.key:rotate"),
+            "revoke": Entry("End a key now.", "proxy.commands.key:revoke"),
+            "list": Entry("Registered keys and whom they belong to.", "etl.commands.keys:list_keys"),
+        },
+    ),
+    "rates": Entry(
+        "The rate table, book/rates.csv.",
+        below={
+            "check": Entry("Validate the whole book.", "etl.commands.rates:check"),
+            "show": Entry("Prices in force.", "etl.commands.rates:show"),
+        },
+    ),
+}
+
+
+def _set_home(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    if value is not None or context.obj is None:
+        context.obj = Home.find(value)
+
+
+def _home_option() -> click.Option:
+    return click.Option(
+        ["--home"],
+        metavar="DIR",
+        is_eager=True,
+        expose_value=False,
+        callback=_set_home,
+        help="Home folder; else TOKENLEDGER_HOME, else ./data.",
+    )
+
+
+class Roof(click.Group):
+    """A group whose commands are named in a table and imported when they run."""
+
+    def __init__(self, name: str, entry: Entry) -> None:
+        super().__init__(name, help=entry.summary, params=[_home_option()], context_settings={"help_option_names": ["-h", "--help"]})
+        self.entries = entry.below
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of the table."""
+        return list(self.entries)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, loaded, with `--home` among its options."""
+        entry = self.entries.get(cmd_name)
+        if entry is None:
+            return None
+        if entry.below:
+            return Roof(cmd_name, entry)
+        module, _, attribute = entry.target.partition(":")
+        command: click.Command = copy.copy(getattr(importlib.import_module(module), attribute))
+        command.name = cmd_name
+        command.params = [*command.params, _home_option()]
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table's own summaries: listing the commands loads none of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in self.entries.items()])
+
+
+cli = Roof("tokenledger", Entry("A sidecar that records LLM traffic, and the ledger made from it.", below=COMMANDS))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command: 0 done, 1 a check failed, 2 bad usage or configuration. Words about errors go to stderr."""
+    try:
+        return cli.main(arguments, prog_name="tokenledger", standalone_mode=False) or 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return _fail("interrupted", "", 1)
+    except LedgerError as error:
+        return _fail(error.what, error.cure, error.exit_code)
+    except BrokenPipeError:  # the reader of our stdout has left; what it did not read is not lost, only not shown
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}", "check the path, its owner and its mode", 2)
+
+
+def _fail(what: str, cure: str, code: int) -> int:
+    click.echo(f"error: {what}", err=True)
+    if cure:
+        click.echo(f"  cure: {cure}", err=True)
+    return code
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()
