@@ -22,6 +22,8 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("status", "status"),
             ("outcome", "outcome"),
             ("HTTP status", "http_status"),
+            ("client's own id", "client_request_id"),
+            ("vendor's id", "upstream_request_id"),
         ),
     ),
     (
@@ -95,6 +97,9 @@ NOTHING_TO_TELL = {
     "failed_request_policy": "none applies",
     "adjustment_amount": "none",
     "adjustment_reason": "none",
+    "client_request_id": "none given",
+    "vendor_charge": "it did not say",
+    "wallet_entry_id": "nothing was posted",
     "run_id": "none given",
     "tags": "none given",
     "fallback_latency_ms": "no fallback",
@@ -170,6 +175,10 @@ def _arithmetic(receipt: Receipt) -> Iterable[str]:
         )
 
 
+def _no_line(receipt: Receipt) -> str:
+    return "no line: the charge is unknown" if receipt.facts["final_charge"] is None else "no line: nothing was charged"
+
+
 def _postings(receipt: Receipt) -> str:
     return render(
         ("posted", "wallet", "bucket", "kind", "amount", "balance after", "reason", "entry"),
@@ -189,7 +198,7 @@ def as_text(receipt: Receipt) -> str:
         lines += ["", "Claimed, but not what counts"]
         lines += [f"{INDENT}{cell(claim.fact)}: {cell(claim.value)} (said by {cell(claim.source)})" for claim in claimed]
     lines += ["", "Attempts", *(_attempts(receipt) if receipt.attempts else [f"{INDENT}none: nothing was sent upstream"])]
-    lines += ["", "Arithmetic", *(_arithmetic(receipt) if receipt.lines else [f"{INDENT}nothing was charged"])]
+    lines += ["", "Arithmetic", *(_arithmetic(receipt) if receipt.lines else [INDENT + _no_line(receipt)])]
     if receipt.unpriced:
         unpriced = [(u.meter, u.quantity, u.channel, u.upstream_model, u.reason) for u in receipt.unpriced]
         lines += ["", "Without a price (in suspense)", render(("meter", "quantity", "channel", "model", "reason"), unpriced, indent=INDENT)]
