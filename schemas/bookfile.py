@@ -138,7 +138,8 @@ def toml_lines(text: str) -> dict[Path, int]:
         line = text.count("\n", 0, at) + 1
         if header := _HEADER.match(text, at):
             table = _enter(header[2], header[1] == "[[", counts)
-            lines[table] = line
+            for n in range(1, len(table) + 1):
+                lines.setdefault(table[:n], line)
             at = _after_value(text, header.end())
         elif assign := _ASSIGN.match(text, at):
             place = table

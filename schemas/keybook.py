@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from schemas.book import Book, book_of, read_files
-from schemas.bookfile import TomlFile, read_toml
+from schemas.bookfile import TomlFile, decode, read_toml
 from schemas.errors import UsageError
 from schemas.instants import write_instant
-from schemas.money import trimmed
+from schemas.money import plain
 from schemas.registry import Key
 
 _ORDER = (
@@ -55,10 +55,14 @@ def append_key(path: Path, key: Key) -> Book:
         for row in book.keys:
             if row.id == key.id:
                 where = f"line {_line(toml, row.id)}"
-                raise KeyExistsError(f"the key {key.id} is registered already ({where})", f"use another id, or `tokenledger key rotate --id {key.id}`")
+                raise KeyExistsError(
+                    f"the key {key.id} is registered already ({where})", f"use another id, or `tokenledger key rotate --id {key.id}`"
+                )
             if row.fingerprint == key.fingerprint and row.valid_to is None:
                 where = f"line {_line(toml, row.id)}"
-                raise KeyExistsError(f"this credential is registered already as {row.id} ({where})", f"revoke {row.id} first, or register another one")
+                raise KeyExistsError(
+                    f"this credential is registered already as {row.id} ({where})", f"revoke {row.id} first, or register another one"
+                )
         return _with_row(text, key)
 
     return _rewrite(path, change)
@@ -70,7 +74,7 @@ def rotate_key(path: Path, key_id: str, fingerprint: str, at: int) -> Book:
     Raises NoSuchKeyError for an id without a row in force, BookError when the book would not stand.
     """
 
-    def change(text: str, toml: TomlFile, book: Book) -> str:
+    def change(text: str, _: TomlFile, book: Book) -> str:
         old = _open_row(book, key_id)
         if old.fingerprint == fingerprint:
             raise KeyExistsError(f"{key_id} has this credential already", "give the new credential on stdin")
@@ -90,10 +94,9 @@ def revoke_key(path: Path, key_id: str, at: int) -> Book:
         header = toml.lines.get(("key", number))
         if header is None:
             raise NoSuchKeyError(f"the row of {key_id} is not a [[key]] table of its own", "write its `to` by hand")
-        lines = text.splitlines(keepends=True)
-        lines[header - 1] = lines[header - 1].rstrip("\r\n") + "\n"
-        lines.insert(header, f"to = {write_instant(at)}\n")
-        return "".join(lines)
+        lines = text.split("\n")
+        lines.insert(header, f"to = {write_instant(at)}")
+        return "\n".join(lines)
 
     return _rewrite(path, change)
 
@@ -112,7 +115,7 @@ def _line(toml: TomlFile, key_id: str) -> int:
 
 def _with_row(text: str, key: Key) -> str:
     fields = ((name, getattr(key, name)) for name in _ORDER)
-    # Optional lists may not be empty, and false is what absence means.
+    # An absent flag is false, an absent field is unknown or "any".
     lines = [f"{Key.model_fields[name].alias or name} = {_toml(name, value)}" for name, value in fields if value not in (None, False)]
     return "\n".join([text.rstrip("\n"), "", "[[key]]", *lines, ""]).lstrip("\n")
 
@@ -121,7 +124,7 @@ def _toml(name: str, value: Any) -> str:
     if name in _INSTANTS:
         return write_instant(value)
     if isinstance(value, Decimal):
-        return f'"{trimmed(value)}"'
+        return '"' + plain(value).rstrip("0").rstrip(".") + '"'
     if isinstance(value, tuple):
         return f"[{', '.join(_toml(name, item) for item in value)}]"
     # What JSON writes for a string or a flag is valid TOML.
@@ -135,9 +138,8 @@ def _rewrite(path: Path, change: Callable[[str, TomlFile, Book], str]) -> Book:
         files = read_files(folder)
         content = files.get(path.name, b"")
         before = book_of(folder.name, files)
-        # A byte order mark would be carried into the middle of nothing; the rest of the file stays byte for byte.
-        text = content.decode("utf-8-sig")
-        new = change(text, read_toml(f"{folder.name}/{path.name}", content), before).encode()
+        file = f"{folder.name}/{path.name}"
+        new = change(decode(file, content), read_toml(file, content), before).encode()
         after = book_of(folder.name, {**files, path.name: new})
         _replace(path, new)
     return after
