@@ -25,21 +25,19 @@ class Decoder(Protocol):
         """What `data` decodes to; raises DecodingError."""
 
 
-class _Zlib:
-    """gzip (also in several members) and deflate (with or without the zlib wrapper)."""
+class _Gzip:
+    """gzip, also in several members; or deflate in the given zlib framing."""
 
     def __init__(self, window_bits: int) -> None:
         self._window_bits = window_bits
         self._inner = zlib.decompressobj(window_bits)
         self._total = 0
-        self._fresh = True
 
     def feed(self, data: bytes) -> bytes:
         parts = []
         try:
             while data:
-                part = self._first(data) if self._fresh else self._inner.decompress(data, MAX_DECODED_BYTES - self._total + 1)
-                self._fresh = False
+                part = self._inner.decompress(data, MAX_DECODED_BYTES - self._total + 1)
                 self._total += len(part)
                 if self._total > MAX_DECODED_BYTES:
                     raise DecodingError(f"unpacks to more than {MAX_DECODED_BYTES} bytes")
@@ -51,15 +49,23 @@ class _Zlib:
             raise DecodingError(str(error)) from None
         return b"".join(parts)
 
-    def _first(self, data: bytes) -> bytes:
-        try:
-            return self._inner.decompress(data, MAX_DECODED_BYTES + 1)
-        except zlib.error:
-            if self._window_bits != zlib.MAX_WBITS:
-                raise
-            self._window_bits = -zlib.MAX_WBITS  # RFC 9110 8.4.1.2: some send deflate without its wrapper
-            self._inner = zlib.decompressobj(self._window_bits)
-            return self._inner.decompress(data, MAX_DECODED_BYTES + 1)
+
+class _Deflate:
+    """deflate with the zlib wrapper, or without it, as some send it (RFC 9110 8.4.1.2): its first two bytes tell."""
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._inner: _Gzip | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        if self._inner is None:
+            self._head += data
+            if len(self._head) < 2:
+                return b""
+            wrapped = self._head[0] & 0x0F == 8 and int.from_bytes(self._head[:2], "big") % 31 == 0
+            self._inner = _Gzip(zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS)
+            data = self._head
+        return self._inner.feed(data)
 
 
 class _Zstd:
@@ -93,9 +99,9 @@ def decoder(content_encoding: str) -> Decoder | None:
         case "" | "identity":
             return _Identity()
         case "gzip" | "x-gzip":
-            return _Zlib(16 + zlib.MAX_WBITS)
+            return _Gzip(16 + zlib.MAX_WBITS)
         case "deflate":
-            return _Zlib(zlib.MAX_WBITS)
+            return _Deflate()
         case "zstd":
             return _Zstd()
         case _:

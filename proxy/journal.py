@@ -177,7 +177,7 @@ class Journal:
         path = self.folder / segment_name(self._next_seq)
         while path.exists():  # an abandoned or empty segment of the same number: never write into it again
             path = path.with_name(path.stem + "a" + path.suffix)
-        size = max(self._segment_bytes, at_least)
+        size = max(self._segment_bytes, at_least, 4096)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(fd, 0, size)
