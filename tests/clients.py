@@ -1,7 +1,7 @@
 """Real clients as the tests and the demo use them: openai for Python (sync, async), openai for Node, curl; one question, one reply.
 
 A `Door` says where the traffic goes: straight to a base URL (the gateway door, or the upstream itself), or to a base URL through the
-forward door by the environment variables that a team would set. `python -m tests.clients` is the sync SDK in a process of its own.
+forward door by the environment variables that a team would set. `python -m tests.clients` is the sync SDK in a process of its own: questions as JSON lines in, replies as JSON lines out.
 """
 
 from __future__ import annotations
@@ -257,10 +257,14 @@ def _last_head(path: Path) -> dict[str, str]:
     return {name.strip().lower(): value.strip() for name, _, value in pairs}
 
 
+def question(base_url: str, ask: Ask) -> str:
+    """One question as the client processes read it: a line of JSON."""
+    return json.dumps({**asdict(ask), "base_url": base_url}) + "\n"
+
+
 def _in_process(command: list[str], door: Door, ask: Ask) -> Reply:
-    asked = json.dumps({**asdict(ask), "base_url": door.base_url})
     done = subprocess.run(
-        command, input=asked, env=door.environment(), cwd=ROOT, capture_output=True, text=True, check=False, timeout=ask.timeout_s * 3
+        command, input=question(door.base_url, ask), env=door.environment(), cwd=ROOT, capture_output=True, text=True, check=False, timeout=ask.timeout_s * 3
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
@@ -268,11 +272,13 @@ def _in_process(command: list[str], door: Door, ask: Ask) -> Reply:
 
 
 def main() -> None:
-    """Read one question from stdin, ask it with the environment's own proxy and CA, and write the reply to stdout."""
-    fields = json.load(sys.stdin)
-    base_url = fields.pop("base_url")
-    reply = _ask_with(openai.DefaultHttpxClient(), base_url, Ask(**fields))
-    json.dump(asdict(reply), sys.stdout)
+    """For each line of stdin, one question: ask it with the environment's own proxy and CA, and write the reply as one line."""
+    for line in sys.stdin:
+        fields = json.loads(line)
+        base_url = fields.pop("base_url")
+        reply = _ask_with(openai.DefaultHttpxClient(), base_url, Ask(**fields))
+        sys.stdout.write(json.dumps(asdict(reply)) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import click
 import orjson
 import uuid_utils
 
-from proxy.journal import append_once
+from proxy.journal import ADMIN_SLOT, append_once
 from schemas.book import Book, load_book
 from schemas.errors import UsageError
 from schemas.home import Home
@@ -20,7 +20,6 @@ from schemas.instants import InstantError, parse_instant, write_instant
 from schemas.money import amount, parse_decimal, plain
 from schemas.records import Event, Instant, JsonText
 
-SLOT = "admin"
 TOPUP = "wallet_topup"
 ADJUST = "wallet_adjust"
 
@@ -126,7 +125,7 @@ def _record(home: Home, kind: str, entry: Entry, as_json: bool) -> None:
     book = load_book(home.book)
     event = event_of(kind, entry, book.settings.currency, Instant(time.time_ns() // 1000))
     _check_bucket(book, entry.bucket)
-    append_once(home, SLOT, [event])
+    append_once(home, ADMIN_SLOT, [event])
     facts = orjson.loads(event.facts)
     if as_json:
         click.echo(orjson.dumps({"event_id": event.event_id, "event": kind, **facts}, option=orjson.OPT_INDENT_2))
