@@ -264,7 +264,14 @@ def question(base_url: str, ask: Ask) -> str:
 
 def _in_process(command: list[str], door: Door, ask: Ask) -> Reply:
     done = subprocess.run(
-        command, input=question(door.base_url, ask), env=door.environment(), cwd=ROOT, capture_output=True, text=True, check=False, timeout=ask.timeout_s * 3
+        command,
+        input=question(door.base_url, ask),
+        env=door.environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=ask.timeout_s * 3,
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")

@@ -17,9 +17,10 @@ import openai
 import pytest
 import zstandard
 
+from etl.encodings import encoding
 from tests.certs import make_authority
 from tests.upstream import Upstream, process, seen_by, serving
-from tests.vendor import Answer, Call, Drop, Hold, Pause, plan, usage
+from tests.vendor import Answer, Call, Drop, Hold, Pause, plan, usage, visible_words
 
 MINI = "gpt-4o-mini"
 
@@ -79,6 +80,14 @@ def test_completion_tokens_by_hand(fields: dict[str, Any], completion: int, reas
     numbers = usage("chat", {"messages": say("hi"), **fields}, {})
     assert numbers["completion_tokens"] == completion
     assert numbers["completion_tokens_details"]["reasoning_tokens"] == reasoning
+
+
+@pytest.mark.parametrize("name", ["o200k_base", "cl100k_base"])
+def test_each_word_is_one_token(name: str) -> None:
+    """A recount of the visible text gives the vendor's own completion tokens, whatever the length."""
+    for count in (1, 8, 9, 200):
+        text = "".join(visible_words(usage("chat", {"messages": say("hi")}, {"tokens": str(count)})))
+        assert len(encoding(name).encode_ordinary(text)) == count
 
 
 async def test_stream_usage_only_when_asked(upstream: Upstream) -> None:

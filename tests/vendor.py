@@ -32,7 +32,7 @@ import zstandard
 
 COMPLETION_TOKENS = 8
 CREATED = 1_790_000_000
-WORDS = ("The", " answer", " is", " here", " and", " it", " works", " well")
+WORDS = (" the", " answer", " is", " here", " and", " it", " works", " well")
 
 SNAPSHOTS = {
     "gpt-4o-mini": "gpt-4o-mini-2024-07-18",
@@ -244,7 +244,8 @@ def usage(endpoint: str, request: Mapping[str, Any], words: Mapping[str, str]) -
 def visible_words(numbers: Mapping[str, Any], choices: int = 1) -> list[str]:
     """The words of one choice's text."""
     count = (numbers["completion_tokens"] - numbers["completion_tokens_details"]["reasoning_tokens"]) // choices
-    return [WORDS[i % len(WORDS)] if i else "The" for i in range(count)]
+    said = [WORDS[i % len(WORDS)] for i in range(count)]
+    return [word.strip().title() if i == 0 else word for i, word in enumerate(said)]
 
 
 # --- planning the response -----------------------------------------------------------------------------------------------------------

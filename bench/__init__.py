@@ -1,0 +1,1 @@
+"""Programs that measure or show the whole: the demo, and the benchmarks."""
