@@ -96,7 +96,7 @@ def test_a_book_that_does_not_stand_is_not_touched(keys: Path) -> None:
     """A fault anywhere in the book, or one that the new row would make, refuses the change and leaves the file."""
     append_key(keys, key())
     before = keys.read_bytes()
-    with pytest.raises(BookError, match=r"keys\.toml:26 to"):
+    with pytest.raises(BookError, match=r"keys\.toml:27 to"):
         revoke_key(keys, "k-ada", 0)
     (keys.parent / "book.toml").write_text('currency = "dollars"\n')
     with pytest.raises(BookError, match=r"book\.toml:1 currency"):
