@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import duckdb
 
-from schemas.errors import LedgerError
+from schemas.errors import LedgerError, UsageError
 from schemas.home import Home
 
 
@@ -22,6 +23,10 @@ class LedgerUnreadableError(LedgerError):
 
     def __init__(self, path: Path, error: duckdb.Error) -> None:
         super().__init__(f"{path} cannot be read: {str(error).splitlines()[0]}", "tokenledger ledger  (it can always be made again)")
+
+
+class PeriodError(UsageError):
+    """The period is not one, or the ledger has nothing of it."""
 
 
 def open_ledger(home: Home, *, sealed_off: bool = False) -> duckdb.DuckDBPyConnection:
@@ -42,3 +47,17 @@ def open_ledger(home: Home, *, sealed_off: bool = False) -> duckdb.DuckDBPyConne
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
     return connection
+
+
+PERIOD = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
+
+
+def require_period(connection: duckdb.DuckDBPyConnection, period: str) -> None:
+    """Raise PeriodError unless `period` is a month that the published ledger knows."""
+    if not PERIOD.fullmatch(period):
+        raise PeriodError(f"{period!r} is no period", "write it as 2026-10")
+    known = [row[0] for row in connection.execute("SELECT period FROM periods ORDER BY period").fetchall()]
+    if period not in known:
+        raise PeriodError(
+            f"the ledger has nothing of {period}", f"choose one of: {', '.join(known) or 'none yet'}; or run tokenledger ledger"
+        )

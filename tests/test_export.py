@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from etl.export.month import FORMATS, OutputError, export
-from etl.export.source import InexactColumnError, PeriodError, source
-from etl.published import NoLedgerError, open_ledger
+from etl.export.source import InexactColumnError, source
+from etl.published import NoLedgerError, PeriodError, open_ledger
 from schemas.home import Home
 from schemas.ledger import LEDGER
 from tests.published import publish

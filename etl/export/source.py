@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
 import duckdb
 
-from schemas.errors import LedgerError, UsageError
+from etl.published import require_period
+from schemas.errors import LedgerError
 from schemas.money import plain
-
-PERIOD = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
 
 # Types whose values would be bent on their way out: DuckDB writes HUGEINT to Parquet as a double.
 INEXACT_TYPES = frozenset({"DOUBLE", "FLOAT", "HUGEINT", "UHUGEINT"})
 
 AMOUNTS = ("list_charge", "final_charge", "vendor_charge", "adjustment_amount")
 COUNTS = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
-
-
-class PeriodError(UsageError):
-    """The period is not one, or the ledger has nothing of it."""
 
 
 class InexactColumnError(LedgerError):
@@ -74,13 +68,7 @@ def quoted(name: str) -> str:
 
 def source(connection: duckdb.DuckDBPyConnection, period: str) -> Source:
     """The rows of `period`, which must be one that the ledger knows. Raises PeriodError or InexactColumnError."""
-    if not PERIOD.fullmatch(period):
-        raise PeriodError(f"{period!r} is no period", "write it as 2026-10")
-    known = [row[0] for row in connection.execute("SELECT period FROM periods ORDER BY period").fetchall()]
-    if period not in known:
-        raise PeriodError(
-            f"the ledger has nothing of {period}", f"choose one of: {', '.join(known) or 'none yet'}; or run tokenledger ledger"
-        )
+    require_period(connection, period)
     columns = tuple((row[0], row[1]) for row in connection.execute("DESCRIBE ledger").fetchall())
     for name, kind in columns:
         if kind in INEXACT_TYPES:
