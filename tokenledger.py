@@ -6,10 +6,12 @@ import copy
 import importlib
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import click
+import orjson
 
 from schemas.errors import LedgerError
 from schemas.home import Home
@@ -28,7 +30,7 @@ class Entry:
 COMMANDS: Mapping[str, Entry] = {
     "proxy": Entry("Run both doors and record what passes.", "proxy.commands.serve:proxy"),
     "env": Entry("Shell lines that put an environment behind the forward door.", "proxy.commands.env:env"),
-    "ledger": Entry("Build and publish the ledger from what was recorded.", "tokenledger_close:ledger"),
+    "ledger": Entry("Build and publish the ledger from what was recorded.", "tokenledger:ledger"),
     "receipt": Entry("The whole story of one request.", "etl.commands.receipt:receipt"),
     "run": Entry("The receipt of a whole agent run.", "etl.commands.receipt:run"),
     "sql": Entry("Ad hoc SQL on the published ledger, read-only.", "etl.commands.sql:sql"),
@@ -126,6 +128,57 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", "check the path, its owner and its mode", 2)
+
+
+GET_TRAFFIC = """Nothing has been recorded yet in {home}.
+
+To get traffic:
+  1. open both doors:                       tokenledger proxy
+  2. point clients at the gateway:          OPENAI_BASE_URL=http://127.0.0.1:8780/v1
+     or put a whole environment behind it:  eval "$(tokenledger env)"
+  3. after a call or two:                   tokenledger ledger
+
+To see it all work on made-up traffic first: make demo"""
+
+
+@click.command()
+@click.option("--period", metavar="P", help="Only this month in the summary, as 2026-10.")
+@click.option("--as-of", metavar="INSTANT", help="Stands for the clock: 2026-11-01T06:00:00Z.")
+@click.option("--no-close", is_flag=True, help="Build and publish only.")
+@click.option("--json", "as_json", is_flag=True, help="The summary as JSON; amounts are texts.")
+@click.pass_obj
+def ledger(home: Home, period: str | None, as_of: str | None, no_close: bool, as_json: bool) -> int:  # noqa: ARG001  no month is closed yet, so every build only builds
+    """Seal what was recorded, build the ledger from it, publish it, and say where the balances stand."""
+    # Loaded here, because no other command waits for the sealer and the builder.
+    from etl.build import build  # noqa: PLC0415
+
+    from etl.published import open_ledger, require_period  # noqa: PLC0415
+    from etl.summary import summarise  # noqa: PLC0415
+    from proxy.seal import seal  # noqa: PLC0415
+    from schemas import manifest  # noqa: PLC0415
+    from schemas.book import load_book  # noqa: PLC0415
+    from schemas.instants import parse_instant  # noqa: PLC0415
+    from schemas.records import Instant  # noqa: PLC0415
+
+    load_book(home.book)  # a wrong book stops everything before anything is touched
+    now = Instant(time.time_ns() // 1000) if as_of is None else parse_instant(as_of)
+    _say("sealing what was recorded")
+    seal(home, now)
+    if not manifest.read(home.manifest):
+        click.echo("{}" if as_json else GET_TRAFFIC.format(home=home.root))
+        return 0
+    build(home, say=_say)
+    with open_ledger(home) as connection:
+        if period is not None:
+            require_period(connection, period)
+        summary = summarise(connection, period)
+    click.echo(orjson.dumps(summary.as_json(), option=orjson.OPT_INDENT_2) if as_json else summary.as_text())
+    return 0
+
+
+def _say(text: str) -> None:
+    """Progress: on stderr, so that stdout holds the result and nothing else."""
+    click.echo(text, err=True)
 
 
 def _fail(what: str, cure: str, code: int) -> int:

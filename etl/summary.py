@@ -89,6 +89,15 @@ QUESTIONS: tuple[Question, ...] = (
         "add the missing rows to book/rates.csv, check them with `tokenledger rates check`, then `tokenledger ledger` again",
     ),
     Question(
+        "periods",
+        "Months",
+        """
+        SELECT period, status, requests, charged_requests, free_requests, suspense_requests, charged, suspense, blockers
+        FROM periods WHERE $period IS NULL OR period = $period ORDER BY period
+        """,
+        "no month has anything in it",
+    ),
+    Question(
         "data_quality",
         "Worth knowing about the data",
         """
@@ -111,28 +120,47 @@ class Block:
     rows: tuple[tuple[Any, ...], ...]
 
 
-def summarise(connection: duckdb.DuckDBPyConnection, period: str | None) -> tuple[Block, ...]:
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Every question answered, and the newest request as an example of what can be looked up."""
+
+    blocks: tuple[Block, ...]
+    newest: str | None
+    month: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The blocks by key, each a list of objects; amounts are texts."""
+        return {
+            block.question.key: [dict(zip(block.columns, map(jsonable, row), strict=True)) for row in block.rows] for block in self.blocks
+        }
+
+    def as_text(self) -> str:
+        """One table a block, then what to type next."""
+        lines: list[str] = []
+        for block in self.blocks:
+            lines += [block.question.title, render(block.columns, block.rows, indent="  ") if block.rows else f"  {block.question.none}"]
+            if block.rows and block.question.then:
+                lines.append(f"  {block.question.then}")
+            lines.append("")
+        lines.append("Next")
+        if self.newest is None:
+            lines.append("  no requests yet: tokenledger proxy opens both doors, tokenledger env prints what puts clients behind them")
+        else:
+            lines.append(f"  tokenledger receipt {self.newest}")
+            lines.append(f"  tokenledger export csv --period {self.month} --out ledger-{self.month}.csv")
+        lines.append('  tokenledger sql "SHOW TABLES"')
+        return "\n".join(lines)
+
+
+def summarise(connection: duckdb.DuckDBPyConnection, period: str | None) -> Summary:
     """Every question answered over `period`, or over everything."""
     blocks = []
     for question in QUESTIONS:
-        parameters = {"period": period} if "$period" in question.sql else {}
-        cursor = connection.execute(question.sql, parameters)
+        cursor = connection.execute(question.sql, {"period": period})
         columns = tuple(column[0] for column in cursor.description or ())
         blocks.append(Block(question, columns, tuple(cursor.fetchall())))
-    return tuple(blocks)
-
-
-def as_json(blocks: tuple[Block, ...]) -> dict[str, Any]:
-    """The blocks by key, each a list of objects; amounts are texts."""
-    return {block.question.key: [dict(zip(block.columns, map(jsonable, row), strict=True)) for row in block.rows] for block in blocks}
-
-
-def as_text(blocks: tuple[Block, ...]) -> str:
-    """One table a block."""
-    lines: list[str] = []
-    for block in blocks:
-        lines += [block.question.title, render(block.columns, block.rows, indent="  ") if block.rows else f"  {block.question.none}"]
-        if block.rows and block.question.then:
-            lines.append(f"  {block.question.then}")
-        lines.append("")
-    return "\n".join(lines).rstrip("\n")
+    newest = connection.execute(
+        "SELECT request_id, period FROM ledger WHERE $period IS NULL OR period = $period ORDER BY created_at DESC, request_id LIMIT 1",
+        {"period": period},
+    ).fetchone()
+    return Summary(tuple(blocks), *(newest or (None, None)))

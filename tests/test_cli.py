@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import ssl
@@ -10,16 +11,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 
 import certifi
+import pyarrow.parquet as pq
 import pytest
 
 from schemas.fingerprint import fingerprint, home_key
 from schemas.frames import Frame
 from schemas.home import Home
+from schemas.ledger import LEDGER
+from schemas.money import plain
 from schemas.spool import unsealed
+from tests.clients import Ask, Door, ask_sync
 from tests.published import publish
+from tests.sidecar import Priced, Way, sidecar, write_book
+from tests.upstream import serving
 from tokenledger import COMMANDS
 
 ROOT = Path(__file__).parent.parent
@@ -259,6 +267,68 @@ def test_rates_check_names_file_line_and_cure(home: Home) -> None:
     refused = tokenledger(home, "rates", "check")
     assert refused.returncode == 2
     assert f"rates.csv:{len(lines) + 1} price 'cheap'" in refused.stderr
+
+
+def test_one_request_tells_the_same_story_everywhere(tmp_path: Path) -> None:
+    """From the wire to receipt before any build, summary, receipt, SQL, run, wallet, CSV and Parquet: one request, the same figures."""
+    home = Home(tmp_path / "home")
+    with serving() as vendor:
+        write_book(
+            home,
+            [Way("acme", vendor.base_url)],
+            prices=[Priced("acme", "gpt-4o-mini", "input", "0.15"), Priced("acme", "gpt-4o-mini", "output", "0.60")],
+        )
+        none_yet = tokenledger(home, "ledger")
+        assert (none_yet.returncode, none_yet.stdout.splitlines()[0]) == (0, f"Nothing has been recorded yet in {home.root}.")
+        with sidecar(home) as running:
+            assert tokenledger(home, *TOPUP, "--amount", "10").returncode == 0
+            reply = ask_sync(
+                Door(running.base_url), Ask("one two three", headers={"x-ledger-run": "run-7", "x-client-request-id": "mine-1"})
+            )
+            assert reply.request_id is not None
+            early = tokenledger(home, "receipt", "mine-1", "--json")
+            assert early.returncode == 0, early.stderr
+    before = json.loads(early.stdout)
+    assert (before["request_id"], before["published"]) == (reply.request_id, False)
+    assert reply.usage is not None
+    # 0.15 and 0.60 dollars a million: 0.00000015 an input token, 0.0000006 an output token
+    charge = reply.usage["prompt_tokens"] * Decimal("0.00000015") + reply.usage["completion_tokens"] * Decimal("0.0000006")
+    assert before["final_charge"] == plain(charge)
+
+    built = tokenledger(home, "ledger", "--no-close", "--json")
+    assert built.returncode == 0, built.stderr
+    summary = json.loads(built.stdout)
+    assert [(row["status"], row["requests"], row["charged"]) for row in summary["requests"]] == [("ok", 1, plain(charge))]
+    after = json.loads(tokenledger(home, "receipt", reply.request_id, "--format", "json").stdout)
+    assert after["published"] is True
+    facts = {name: after[name] for name in LEDGER.column_names}
+    assert facts == {name: before[name] for name in LEDGER.column_names}
+    assert json.loads(tokenledger(home, "run", "run-7", "--json").stdout)["requests"] == [after]
+    (row,) = json.loads(tokenledger(home, "sql", "--json", "FROM ledger").stdout)
+    assert row == facts
+    for form in ("csv", "parquet"):
+        out = tmp_path / f"month.{form}"
+        done = tokenledger(home, "export", form, "--period", facts["period"], "--out", str(out), "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["control"]["USD"]["final_charge"] == plain(charge)
+    with (tmp_path / "month.csv").open(newline="") as file:
+        (line,) = csv.DictReader(file)
+    assert line == {name: "" if value is None else str(value) for name, value in facts.items()}
+    assert pq.read_table(tmp_path / "month.parquet").column("final_charge").to_pylist() == [charge]
+    balances = json.loads(tokenledger(home, "wallet", "list", "--json").stdout)
+    assert balances_of(balances, facts["wallet"]) == {facts["balance_bucket"]: plain(-charge)}
+    assert balances_of(balances, "team") == {"official_credit": plain(Decimal(10))}
+
+    unknown = tokenledger(home, "receipt", "no-such-id")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert "no recorded request has the id 'no-such-id'" in unknown.stderr
+    text = tokenledger(home, "ledger").stdout
+    for said in ("Balances", "Requests by status", "Spend by project and model", f"tokenledger receipt {reply.request_id}"):
+        assert said in text
+
+
+def balances_of(rows: Sequence[dict[str, str]], wallet: str) -> dict[str, str]:
+    return {row["bucket"]: row["balance"] for row in rows if row["wallet"] == wallet}
 
 
 def test_a_reader_starts_without_the_proxy(home: Home) -> None:
