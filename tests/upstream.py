@@ -97,12 +97,17 @@ class Upstream:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Go down: nobody listens on the port any more. Nothing happens the second time."""
         for gate in self._gates.values():
             gate.set()
-        assert self._runner is not None
-        assert self._runner.server is not None
-        await self._runner.server.shutdown(0.02)
-        await self._runner.cleanup()
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            if runner.server is not None:
+                await runner.server.shutdown(0.02)
+            await runner.cleanup()
 
     @property
     def url(self) -> str:

@@ -1,0 +1,79 @@
+"""A home with a book, one vendor over TLS and one plain backup, and the real sidecar in front of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from schemas.home import Home
+from tests.certs import Authority, Leaf, make_authority
+from tests.clients import Door
+from tests.sidecar import Priced, Sidecar, Way, sidecar, write_book
+from tests.upstream import Upstream
+
+PRICES = (
+    Priced("official", "*", "input", "0.15"),
+    Priced("official", "*", "cached_input", "0.075"),
+    Priced("official", "*", "output", "0.60"),
+    Priced("routed", "*", "input", "0.03"),
+    Priced("routed", "*", "output", "0.12"),
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Everything one test of the doors needs."""
+
+    home: Home
+    official: Upstream
+    routed: Upstream
+    sidecar: Sidecar
+
+    @property
+    def gateway(self) -> Door:
+        """The gateway door: a base URL."""
+        return Door(self.sidecar.base_url)
+
+    @property
+    def forward(self) -> Door:
+        """The forward door: the vendor's own base URL, through the proxy."""
+        return Door(self.official.base_url, proxy=self.sidecar.forward, ca=self.home.ca / "mitmproxy-ca-cert.pem")
+
+    def door(self, name: str) -> Door:
+        """The door of this name."""
+        return self.gateway if name == "gateway" else self.forward
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """The private root that every test's vendor is certified by."""
+    return make_authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session")
+def leaf(authority: Authority) -> Leaf:
+    """A certificate for 127.0.0.1 and localhost."""
+    return authority.issue()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    """An empty home."""
+    yield Home(tmp_path / "home")
+
+
+@pytest.fixture
+async def place(home: Home, authority: Authority, leaf: Leaf) -> AsyncIterator[Place]:
+    """`gpt-4o-mini` goes to official first and routed second; everything else to official."""
+    async with Upstream(name="official", tls=leaf) as official, Upstream(name="routed") as routed:
+        write_book(
+            home,
+            [Way("official", official.base_url), Way("routed", routed.base_url, "routed", "routed_balance")],
+            models={"gpt-4o-mini": [("official", "gpt-4o-mini"), ("routed", "cheap/gpt-4o-mini")]},
+            prices=PRICES,
+        )
+        with sidecar(home, "--upstream-ca", str(authority.cert)) as running:
+            yield Place(home, official, routed, running)
