@@ -274,11 +274,11 @@ class Process:
 @contextmanager
 def process(name: str = "stub", host: str = "127.0.0.1", tls: Leaf | None = None) -> Iterator[Process]:
     """Start `python -m tests.upstream`, wait until it is ready, and stop it afterwards."""
-    command = [sys.executable, "-m", "tests.upstream", "--name", name, "--host", host]
+    command = [sys.executable, "-m", "tests.upstream", "--name", name, "--host", host, "--while-stdin-is-open"]
     if tls:
         command += ["--cert", str(tls.cert), "--key", str(tls.key)]
     root = Path(__file__).resolve().parent.parent
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as child:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) as child:
         assert child.stdout is not None
         try:
             word, _, url = child.stdout.readline().strip().partition(" ")
@@ -296,8 +296,10 @@ def seen_by(url: str) -> list[dict[str, Any]]:
         return list(json.load(reply))
 
 
-async def _main(upstream: Upstream) -> None:
+async def _main(upstream: Upstream, while_stdin_is_open: bool) -> None:
     stop = asyncio.Event()
+    if while_stdin_is_open:
+        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), stop.set)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with upstream:
@@ -314,9 +316,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--cert", type=Path)
     parser.add_argument("--key", type=Path)
+    parser.add_argument("--while-stdin-is-open", action="store_true", help="end with the process that started it, however that ends")
     options = parser.parse_args()
     tls = Leaf(options.cert, options.key) if options.cert else None
-    asyncio.run(_main(Upstream(options.name, options.host, options.port, tls)))
+    asyncio.run(_main(Upstream(options.name, options.host, options.port, tls), options.while_stdin_is_open))
 
 
 if __name__ == "__main__":
