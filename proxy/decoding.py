@@ -106,3 +106,11 @@ def decoder(content_encoding: str) -> Decoder | None:
             return _Zstd()
         case _:
             return None
+
+
+def decoded(content_encoding: str, body: bytes) -> bytes:
+    """A whole body without its encoding; raises DecodingError, also for an encoding that is not decoded here."""
+    inner = decoder(content_encoding)
+    if inner is None:
+        raise DecodingError(f"{content_encoding} is not decoded in the proxy")
+    return inner.feed(body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from schemas.records import Event, Instant, JsonText, Record
 CLOCK_STEP_US = 1_000_000
 
 
-class Refused(Exception):  # noqa: N818 - it is not an error of ours: it is the answer the book asks for
+class Refused(Exception):
     """This request may not pass, because it cannot be recorded."""
 
 
@@ -40,6 +41,8 @@ class Desk:
         self.book = book
         self.counters = Counters()
         self.live: set[AttemptCapture] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._recording = recording
         self._journal = journal
         self._clock = clock
@@ -67,10 +70,21 @@ class Desk:
                 raise Refused(f"this request cannot be recorded ({error.strerror or error}), so it was not sent") from None
             self._lost(len(records))
 
+    def watch(self, attempt: AttemptCapture) -> None:
+        """An attempt is live from here until it is closed."""
+        self.live.add(attempt)
+        self._idle.clear()
+
+    async def idle(self) -> None:
+        """Wait until no attempt is live."""
+        await self._idle.wait()
+
     def close(self, attempt: AttemptCapture, ending: str, *, relayed: bool, error: str | None = None) -> None:
         """Close an attempt and hand its records in; the first ending stands."""
         records = attempt.close(ending, self.now(), relayed=relayed, error=error)
         self.live.discard(attempt)
+        if not self.live:
+            self._idle.set()
         if records:
             self.counters.closed += 1
             self.record(records)

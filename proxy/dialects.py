@@ -75,14 +75,9 @@ def facts(message: Mapping[str, Any], allowed: frozenset[str]) -> dict[str, Any]
 
 def finish_reasons(message: Mapping[str, Any]) -> list[str]:
     """Why the vendor says it stopped: chat and completions, Messages, Responses, Gemini."""
-    reasons = []
-    for choice in _dicts(message.get("choices")):
-        reasons.append(choice.get("finish_reason"))
-    for candidate in _dicts(message.get("candidates")):
-        reasons.append(candidate.get("finishReason"))
-    reasons.append(message.get("stop_reason"))
-    reasons.append(place(message, ("delta", "stop_reason")))
-    reasons.append(place(message, ("incomplete_details", "reason")))
+    reasons = [choice.get("finish_reason") for choice in _dicts(message.get("choices"))]
+    reasons += [candidate.get("finishReason") for candidate in _dicts(message.get("candidates"))]
+    reasons += [message.get("stop_reason"), place(message, ("delta", "stop_reason")), place(message, ("incomplete_details", "reason"))]
     return [reason for reason in reasons if isinstance(reason, str)]
 
 

@@ -27,6 +27,7 @@ import orjson
 
 from proxy import dialects, redact
 from proxy.decoding import Decoder, DecodingError, decoder
+from proxy.splice import form_field
 from proxy.sse import LineDecoder, SseDecoder, SseEvent
 from schemas.fingerprint import fingerprint
 from schemas.records import Attempt, Body, Instant, JsonText, Request, Response, UsageSeen
@@ -471,8 +472,9 @@ class _Message:
 
     def form_model(self) -> str | None:
         """The `model` part of a multipart form; the SDKs send it before the file."""
-        found = _FORM_MODEL.search(self._content()[:MAX_USAGE_BYTES])
-        return found[1].decode("utf-8", "replace") if found else None
+        content = self._content()
+        place = form_field(content, "model")
+        return content[place[0] : place[1]].decode("utf-8", "replace") if place else None
 
     def record(self, request_id: str, ordinal: int, at: Instant) -> list[Body]:
         """The body's record, if there were bytes."""
@@ -491,7 +493,6 @@ class _Message:
 
 
 _BOUNDARY = re.compile(r'boundary="?([^";,\s]+)')
-_FORM_MODEL = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,256})\r\n')
 
 
 def _loads(text: bytes) -> Any:

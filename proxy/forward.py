@@ -146,7 +146,7 @@ class ForwardAddon:
             del flow.metadata[_KEY]
             return
         known.attempt = attempt
-        desk.live.add(attempt)
+        desk.watch(attempt)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Upstream's head has come: from here on, chunks pass as they come and are read as they pass."""
@@ -178,9 +178,9 @@ class ForwardAddon:
         elif words.startswith("Client disconnected") or not flow.client_conn.connected:
             known.attempt.client_gone(self._desk.now())
             self._close(flow, "client_gone", words)
-        elif known.attempt.status is None and flow.server_conn.timestamp_tcp_setup is None:
-            self._close(flow, "connect_error", words)
-        elif known.attempt.status is None and flow.server_conn.tls and not flow.server_conn.tls_established:
+        elif (known.attempt.status is None and flow.server_conn.timestamp_tcp_setup is None) or (
+            known.attempt.status is None and flow.server_conn.tls and not flow.server_conn.tls_established
+        ):
             self._close(flow, "connect_error", words)
         else:
             self._close(flow, "upstream_truncated", words)
@@ -248,7 +248,7 @@ def _error_response(status_code: int, message: str = "") -> bytes:
 
 
 def _probe(host: str, port: int) -> None:
-    """mitmproxy only logs that a port is taken; ask the kernel first."""
+    """Mitmproxy only logs that a port is taken; ask the kernel first."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

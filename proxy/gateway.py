@@ -11,7 +11,8 @@ import io
 import os
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -19,12 +20,14 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
-from proxy import answers
+from proxy import answers, usage_option
+from proxy.decoding import DecodingError, decoded
 from proxy.desk import Desk, Refused
 from proxy.exchange import AttemptCapture, Client, Exchange, RequestHead
+from proxy.permissions import Permissions, Refusal
 from proxy.ports import PortInUseError
 from proxy.routing import Failure, Next, NoRouteError, Plans, Route, Target
-from proxy.splice import set_member
+from proxy.splice import set_form_field, set_member
 from schemas.records import Instant, Record
 
 BASE_PATH = "/v1"
@@ -32,6 +35,7 @@ ID_HEADER = "x-ledger-request-id"
 HEADER_LIMIT = 64 << 10
 CONNECT_TIMEOUT_S = 30.0
 READ_ASIDE_S = 10.0
+READ_ASIDE_BYTES = 1 << 20
 # aiohttp copies a body in one go below this size, and reads a larger one piece by piece.
 COPIED_BYTES = 1 << 20
 
@@ -46,23 +50,30 @@ _CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key"
 _BROKEN = (aiohttp.ClientError, OSError, TimeoutError)
 
 
-class _Protocol(web.RequestHandler):
-    """aiohttp's connection, which also remembers when its client left."""
+class _CannotChangeError(Exception):
+    """A channel has another id for the model, and the request's body cannot be given it."""
 
-    __slots__ = ("desk", "lost_at")
+
+class _Protocol(web.RequestHandler):
+    """The connection of a client, which also remembers when its client left, and tells."""
+
+    __slots__ = ("desk", "lost_at", "on_lost")
 
     def __init__(self, desk: Desk, manager: web.Server, **kwargs: Any) -> None:
         super().__init__(manager, **kwargs)
         self.desk = desk
         self.lost_at: Instant | None = None
+        self.on_lost: Callable[[], None] | None = None
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.lost_at = self.desk.now()
+        if self.on_lost is not None:
+            self.on_lost()
         super().connection_lost(exc)
 
 
 class _Server(web.Server):
-    """aiohttp's server with that connection."""
+    """A server of such connections."""
 
     def __init__(self, handler: Any, desk: Desk, **kwargs: Any) -> None:
         super().__init__(handler, **kwargs)
@@ -91,6 +102,7 @@ class GatewayDoor:
         self._tls = tls
         self.desk = desk
         self.plans = plans
+        self.permissions = Permissions(desk.book)
         self._runner: web.ServerRunner | None = None
         self._site: web.TCPSite | None = None
         self._session: aiohttp.ClientSession | None = None
@@ -143,12 +155,16 @@ class _Passage:
 
     def __init__(self, door: GatewayDoor, request: web.BaseRequest, session: aiohttp.ClientSession) -> None:
         self._desk = door.desk
-        self._plans = door.plans
+        self._door = door
         self._session = session
         self._request = request
         self._body = b""
+        self._message: dict[str, Any] | None = None
+        self._usage_wanted = False
         self._started = False
+        self._patience: asyncio.Timeout | None = None
         self._protocol: _Protocol = request.protocol  # type: ignore[assignment]
+        self._protocol.on_lost = self._lose_patience
         peer = request.transport.get_extra_info("peername") if request.transport is not None else None
         path, _, query = request.raw_path.partition("?")
         headers = [(_text(name), _text(value)) for name, value in request.raw_headers]
@@ -166,17 +182,22 @@ class _Passage:
             gone = exchange.own_answer(None, "refused", "the client left before its request was complete", now, client_gone_at=now)
             desk.record([exchange.request_end(), *exchange.request_body(now), gone])
             return web.Response(status=400)
-        opened: list[Record] = [exchange.request_end(), *exchange.request_body(desk.now())]
+        record = exchange.request_end()
+        self._message = exchange.message
+        self._usage_wanted = usage_option.wanted(self._head.path, self._message)
+        opened: list[Record] = [record, *exchange.request_body(desk.now())]
         if not (self._head.path == BASE_PATH or self._head.path.startswith(BASE_PATH + "/")):
             words = f"there is nothing at {self._head.path}: the base URL of this gateway ends in {BASE_PATH}"
             return await self._refuse(opened, 404, words, "not_found")
         try:
-            route = Route(self._plans.of(exchange.model))
+            ways = self._door.permissions.ways(record.credential, exchange.model, self._door.plans.of(exchange.model), record.received_at)
         except NoRouteError:
             words = f"the model {exchange.model!r} has no channel here, and no channel is the default"
             return await self._refuse(opened, 404, words, "model_not_found")
+        if isinstance(ways, Refusal):
+            return await self._refuse(opened, ways.status, ways.words, ways.code)
         try:
-            return await self._try_channels(route, opened)
+            return await self._try_channels(Route(ways), opened)
         except Refused as refused:
             return await self._answer(503, str(refused), "server_error", "not_recorded")
 
@@ -193,28 +214,39 @@ class _Passage:
         step: Next | None = route.first()
         while step is not None:
             await asyncio.sleep(step.delay_s)
-            attempt, body, headers = self._open(step)
+            try:
+                attempt, body, headers = self._open(step)
+            except _CannotChangeError as error:
+                return await self._refuse(opened, 400, str(error), "unreadable_body")
             await desk.open([*opened, attempt.opened], refuse=desk.book.settings.gateway.unrecorded == "refuse")
             opened = []
-            desk.live.add(attempt)
+            desk.watch(attempt)
             response: aiohttp.ClientResponse | None = None
             try:
                 try:
-                    response = await self._send(attempt, step.target, body, headers)
-                    attempt.head(response.status, _pairs(response), desk.now())
-                    first = await response.content.readany()
+                    async with self._with_patience():
+                        response = await self._send(step.target, body, headers)
+                        attempt.head(response.status, _pairs(response), desk.now())
+                        first = await response.content.readany()
                 except _BROKEN as error:
-                    failure, ending = _what_failed(error, attempt)
+                    failure, ending = _what_failed(error)
                     words = str(error) or type(error).__name__
+                    if self._note_gone(attempt) and ending == "timeout":
+                        ending, words = "client_gone", "the client left, and no answer came in time"
                     desk.close(attempt, ending, relayed=False, error=words)
                     step = None if self._gone_at() else route.after(failure, {}, time.time())
                     if step is None:
                         return await self._exhausted(attempt, failure, words)
                     continue
                 attempt.chunk(first, desk.now())
-                step = None
+                target, step = step.target, None
                 if response.status >= 400 and not self._gone_at():
                     step = route.after(response.status, {name.lower(): value for name, value in response.headers.items()}, time.time())
+                    if "stream_options" in attempt.opened.modified:
+                        first += await self._read_error(attempt, response)
+                        if usage_option.rejected(response.status, first):
+                            self._usage_wanted = False
+                            step = Next(target, "without_usage_option", 0.0)
                 if step is None:
                     return await self._relay(attempt, response, first)
                 await self._read_aside(attempt, response)
@@ -227,11 +259,8 @@ class _Passage:
     def _open(self, step: Next) -> tuple[AttemptCapture, bytes, CIMultiDict[str] | None]:
         """The attempt's record, and the body and headers it sends (None: the channel's credential is not set)."""
         target = step.target
-        body, modified = self._body, []
-        if target.sent_model is not None and target.sent_model != self._exchange.model:
-            body = set_member(body, "model", target.sent_model)
-            modified.append("model")
         kept = _sent_headers(self._head)
+        body, modified = self._changed_body(target, kept)
         headers: CIMultiDict[str] | None = kept
         if target.channel.api_key_env is not None:
             modified.append("credential")
@@ -247,11 +276,39 @@ class _Passage:
         )
         return attempt, body, headers
 
+    def _changed_body(self, target: Target, headers: CIMultiDict[str]) -> tuple[bytes, list[str]]:
+        """The body as this channel is to get it, and what was changed. Raises _CannotChangeError for a model that cannot be."""
+        renamed = target.sent_model if target.sent_model != self._exchange.model else None
+        asks = self._usage_wanted and target.channel.inject_usage
+        if renamed is None and not asks:
+            return self._body, []
+        body, modified = self._body, []
+        try:
+            if "content-encoding" in headers:
+                body = decoded(headers["content-encoding"], body)
+            if asks and self._message is not None:
+                body = usage_option.asked(body, self._message)
+                modified += ["stream_options", "accept_encoding"]
+            if renamed is not None:
+                form = headers.get("content-type", "").lower().startswith("multipart/form-data")
+                body = (set_form_field if form else set_member)(body, "model", renamed)
+                modified.append("model")
+        except (ValueError, DecodingError) as error:
+            if renamed is None:
+                return self._body, []
+            raise _CannotChangeError(f"the model in this body cannot be changed to {renamed!r}: {error}") from None
+        if "content-encoding" in headers:
+            del headers["content-encoding"]
+            modified.append("content_encoding")
+        if asks:
+            headers["Accept-Encoding"] = "identity"  # a frame cannot be taken out of a compressed stream
+        return body, modified
+
     def _url(self, target: Target) -> URL:
         query = f"?{self._head.query}" if self._head.query else ""
         return URL(target.channel.base_url + self._head.path.removeprefix(BASE_PATH) + query, encoded=True)
 
-    async def _send(self, attempt: AttemptCapture, target: Target, body: bytes, headers: CIMultiDict[str] | None) -> aiohttp.ClientResponse:
+    async def _send(self, target: Target, body: bytes, headers: CIMultiDict[str] | None) -> aiohttp.ClientResponse:
         """Send one try and wait for its head. Raises one of _BROKEN."""
         if headers is None:
             raise aiohttp.ClientConnectionError(f"{target.channel.api_key_env}, which holds this channel's credential, is not set")
@@ -261,6 +318,18 @@ class _Passage:
         return await self._session.request(
             self._head.method, self._url(target), headers=headers, data=data, allow_redirects=False, timeout=timeout
         )
+
+    async def _read_error(self, attempt: AttemptCapture, response: aiohttp.ClientResponse) -> bytes:
+        """The rest of an error's body, as far as it takes to see what it complains of."""
+        rest = b""
+        try:
+            async with asyncio.timeout(READ_ASIDE_S):
+                while len(rest) < READ_ASIDE_BYTES and (chunk := await response.content.readany()):
+                    attempt.chunk(chunk, self._desk.now())
+                    rest += chunk
+        except _BROKEN:
+            return rest  # relaying or reading aside meets the same fault again, and records it
+        return rest
 
     async def _read_aside(self, attempt: AttemptCapture, response: aiohttp.ClientResponse) -> None:
         """Read a failure that another try answers for: its body is evidence, and may carry usage."""
@@ -282,48 +351,76 @@ class _Passage:
                 relayed.headers.add(name, value)
         relayed.headers[ID_HEADER] = self._exchange.request_id
         self._started = True
+        hide = "stream_options" in attempt.opened.modified and attempt.streamed and "content-encoding" not in response.headers
+        hidden = usage_option.UsageFrameFilter() if hide else None
         ending, words = "complete", None
         try:
-            async with asyncio.timeout(None) as patience:
+            async with self._with_patience():
                 chunk = first
                 await self._write(relayed, None)
                 while chunk:
-                    await self._write(relayed, chunk)
-                    gone_at = self._gone_at()
-                    if gone_at is not None and patience.when() is None:
-                        attempt.client_gone(gone_at)
-                        limit_s = desk.book.settings.gateway.drain_after_client_gone_s
-                        patience.reschedule(asyncio.get_running_loop().time() + limit_s)
+                    await self._write(relayed, hidden.feed(chunk) if hidden is not None else chunk)
                     chunk = await response.content.readany()
                     attempt.chunk(chunk, desk.now())
         except _BROKEN as error:
             ending = "timeout" if isinstance(error, TimeoutError) else "upstream_truncated"
             words = str(error) or type(error).__name__
-        gone_at = self._gone_at()
-        if gone_at is not None and not attempt.finished:
-            attempt.client_gone(gone_at)
-            if ending == "timeout":
-                ending, words = "client_gone", "the client left; reading on for the usage took too long"
+        if hidden is not None:
+            await self._write(relayed, hidden.end())
+        if self._note_gone(attempt) and ending == "timeout":
+            ending, words = "client_gone", "the client left; reading on for the usage took too long"
         if ending == "complete":
-            await self._write(relayed, b"")
+            await self._finish(relayed)
         desk.close(attempt, ending, relayed=True, error=words)
         if ending != "complete" and self._request.transport is not None:
             self._request.transport.abort()  # the client must not take a cut answer for a whole one
         return relayed
 
     async def _write(self, relayed: web.StreamResponse, chunk: bytes | None) -> None:
-        """Send the head (None), a chunk, or the end (empty); a client that has gone is a fact, not an error."""
-        if self._gone_at():
+        """Send the head (None) or a chunk; a client that has gone is a fact, not an error."""
+        if self._gone_at() or chunk == b"":
             return
         try:
             if chunk is None:
                 await relayed.prepare(self._request)
-            elif chunk:
-                await relayed.write(chunk)
             else:
-                await relayed.write_eof()
+                await relayed.write(chunk)
         except ConnectionError:
-            self._protocol.lost_at = self._protocol.lost_at or self._desk.now()
+            self._lost()
+
+    async def _finish(self, relayed: web.StreamResponse) -> None:
+        """Send the end."""
+        if not self._gone_at():
+            try:
+                await relayed.write_eof()
+            except ConnectionError:
+                self._lost()
+
+    def _lost(self) -> None:
+        self._protocol.lost_at = self._protocol.lost_at or self._desk.now()
+
+    def _note_gone(self, attempt: AttemptCapture) -> bool:
+        """Tell the record that the client left before the end it was owed; whether it did."""
+        gone_at = self._gone_at()
+        if gone_at is None or attempt.finished:
+            return False
+        attempt.client_gone(gone_at)
+        return True
+
+    @asynccontextmanager
+    async def _with_patience(self) -> AsyncIterator[None]:
+        """No time limit while the client is there; the book's limit on reading on from the moment it leaves."""
+        limit_s = self._desk.book.settings.gateway.drain_after_client_gone_s
+        async with asyncio.timeout(limit_s if self._gone_at() else None) as self._patience:
+            try:
+                yield
+            finally:
+                self._patience = None
+
+    def _lose_patience(self) -> None:
+        if self._patience is not None and self._patience.when() is None:
+            limit_s = self._desk.book.settings.gateway.drain_after_client_gone_s
+            self._patience.reschedule(asyncio.get_running_loop().time() + limit_s)
 
     def _gone_at(self) -> Instant | None:
         """When the client left; None while it is there."""
@@ -353,7 +450,7 @@ class _Passage:
         return web.Response(status=status, body=answers.body(words, kind, code), headers=headers)
 
 
-def _what_failed(error: BaseException, attempt: AttemptCapture) -> tuple[Failure, str]:
+def _what_failed(error: BaseException) -> tuple[Failure, str]:
     """A broken attempt as the routing rules' failure and as the record's ending."""
     if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
         return "timeout", "timeout"

@@ -121,9 +121,8 @@ async def _drain(desk: Desk, doors: list[Door]) -> None:
     """Stop accepting, then give what is live its time to end by itself."""
     for door in doors:
         await door.stop_accepting()
-    deadline = asyncio.get_running_loop().time() + DRAIN_S
-    while desk.live and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(0.05)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(desk.idle(), DRAIN_S)
 
 
 def _start_sealer(home: Home) -> subprocess.Popen[bytes]:

@@ -211,7 +211,7 @@ class Channel(Entry):
     max_retries: int = Field(default=2, ge=0, le=10, description="tries again on this channel")
     retry_on: Conditions = RETRY_ON
     fallback_on: Conditions = FALLBACK_ON
-    inject_usage: bool = Field(default=True, description="the gateway asks for usage in streams")
+    inject_usage: bool = Field(default=False, description="the gateway asks for usage in streams")
     usage_dialect: Word | None = Field(default=None, description="how this vendor reports usage, where it cannot be told from the message")
     rounding: Rounding | None = None
     timezone: Zone | None = Field(default=None, description="the vendor's zone, for time-of-day prices; UTC where absent")

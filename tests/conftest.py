@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,18 +61,31 @@ def leaf(authority: Authority) -> Leaf:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
+def home(tmp_path: Path) -> Home:
     """An empty home."""
-    yield Home(tmp_path / "home")
+    return Home(tmp_path / "home")
 
 
 @pytest.fixture
 async def place(home: Home, authority: Authority, leaf: Leaf) -> AsyncIterator[Place]:
     """`gpt-4o-mini` goes to official first and routed second; everything else to official."""
+    async with _opened(home, authority, leaf, "") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def asking(home: Home, authority: Authority, leaf: Leaf) -> AsyncIterator[Place]:
+    """The same, and the gateway asks for the usage of streams."""
+    async with _opened(home, authority, leaf, "inject_usage = true") as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def _opened(home: Home, authority: Authority, leaf: Leaf, rules: str) -> AsyncIterator[Place]:
     async with Upstream(name="official", tls=leaf) as official, Upstream(name="routed") as routed:
         write_book(
             home,
-            [Way("official", official.base_url), Way("routed", routed.base_url, "routed", "routed_balance")],
+            [Way("official", official.base_url, rules=rules), Way("routed", routed.base_url, "routed", "routed_balance", rules)],
             models={"gpt-4o-mini": [("official", "gpt-4o-mini"), ("routed", "cheap/gpt-4o-mini")]},
             prices=PRICES,
         )

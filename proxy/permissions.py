@@ -1,0 +1,52 @@
+"""What a key may do: the gateway's answer to a request that the book does not allow, decided before anything is sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from proxy.routing import Target
+from schemas.book import Book, Key
+from schemas.records import Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An OpenAI-shaped refusal."""
+
+    status: int
+    code: str
+    words: str
+
+
+class Permissions:
+    """The key registry, looked up by fingerprint."""
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+        self._fingerprints = {key.fingerprint for key in book.keys}
+        self._enforced = {key.fingerprint for key in book.keys if key.enforce}
+
+    def ways(self, fingerprint: str | None, model: str | None, ways: tuple[Target, ...], at: Instant) -> tuple[Target, ...] | Refusal:
+        """The ways that are open to this credential, or why there are none. Keys without `enforce` are never refused."""
+        if fingerprint not in self._fingerprints:
+            if self._book.settings.unknown_keys == "refuse":
+                return Refusal(401, "invalid_api_key", "this API key is not registered here")
+            return ways
+        if fingerprint not in self._enforced:
+            return ways
+        key = self._book.key(fingerprint, at)
+        if key is None:
+            return Refusal(401, "invalid_api_key", "this API key has been revoked")
+        return _allowed(key, model, ways, at) if key.enforce else ways
+
+
+def _allowed(key: Key, model: str | None, ways: tuple[Target, ...], at: Instant) -> tuple[Target, ...] | Refusal:
+    if key.expires is not None and at >= key.expires:
+        return Refusal(401, "expired_api_key", f"the key {key.label!r} has expired")
+    if key.models is not None and model not in key.models:
+        return Refusal(403, "model_not_allowed", f"the key {key.label!r} may not use the model {model!r}")
+    if key.routes is not None:
+        ways = tuple(way for way in ways if way.channel.route in key.routes)
+        if not ways:
+            return Refusal(403, "route_not_allowed", f"the key {key.label!r} may use no route that leads to {model!r}")
+    return ways
