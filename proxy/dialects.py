@@ -29,7 +29,8 @@ WRAPPERS = ("response", "message", "result")
 # Typed events after which nothing more is owed to the client.
 TERMINAL_TYPES = frozenset(
     """response.completed response.incomplete response.failed message_stop image_generation.completed
-    image_edit.completed speech.audio.done transcript.text.done""".split()
+    image_edit.completed speech.audio.done transcript.text.done response.done
+    conversation.item.input_audio_transcription.completed conversation.item.input_audio_transcription.failed""".split()
 )
 DONE = b"[DONE]"
 
@@ -45,7 +46,7 @@ REQUEST_FACTS = frozenset(
 RESPONSE_FACTS = frozenset(
     """background base_resp created duration extra_fields generation_id inference_geo object openrouter_metadata
     output_format provider quality seconds size speed status system_fingerprint usage_breakdown
-    incomplete_details""".split()
+    incomplete_details status_details""".split()
 )
 MAX_FACTS_BYTES = 16 << 10
 
@@ -73,11 +74,18 @@ def facts(message: Mapping[str, Any], allowed: frozenset[str]) -> dict[str, Any]
     return kept
 
 
+def request_facts(message: Mapping[str, Any]) -> dict[str, Any]:
+    """The allow-listed members of a request; a realtime `response.create` frame wraps them."""
+    inner = message.get("response")
+    return facts(inner if message.get("type") == "response.create" and isinstance(inner, dict) else message, REQUEST_FACTS)
+
+
 def finish_reasons(message: Mapping[str, Any]) -> list[str]:
     """Why the vendor says it stopped: chat and completions, Messages, Responses, Gemini."""
     reasons = [choice.get("finish_reason") for choice in _dicts(message.get("choices"))]
     reasons += [candidate.get("finishReason") for candidate in _dicts(message.get("candidates"))]
     reasons += [message.get("stop_reason"), place(message, ("delta", "stop_reason")), place(message, ("incomplete_details", "reason"))]
+    reasons.append(place(message, ("status_details", "reason")))
     return [reason for reason in reasons if isinstance(reason, str)]
 
 
@@ -98,7 +106,10 @@ def has_output(message: Mapping[str, Any]) -> bool:
     return any(isinstance(value := message.get(name), str | list) and bool(value) for name in _OUTPUT_MEMBERS)
 
 
-_OUTPUT_TYPES = frozenset(("content_block_delta", "image_generation.partial_image", "image_generation.completed", "image_edit.completed"))
+_OUTPUT_TYPES = frozenset(
+    """content_block_delta image_generation.partial_image image_generation.completed image_edit.completed
+    conversation.item.input_audio_transcription.completed""".split()
+)
 _OUTPUT_MEMBERS = ("output", "content", "data", "candidates", "text", "results", "b64_json", "pages")
 
 

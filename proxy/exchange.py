@@ -34,6 +34,7 @@ from schemas.records import Attempt, Body, Instant, JsonText, Request, Response,
 
 Headers = Sequence[tuple[str, str]]
 
+FRAMES_TYPE = "application/x-ndjson"  # how the frames of a WebSocket are kept: one a line
 KEPT_BYTES = 16 << 20  # of one message; what is longer is relayed whole, hashed whole, and kept up to here
 MAX_USAGE_BYTES = 64 << 10
 
@@ -69,10 +70,13 @@ class RequestHead:
 class Exchange:
     """One client request and every attempt made for it."""
 
-    def __init__(self, request_id: str, head: RequestHead, client: Client, recording: Recording, at: Instant) -> None:
+    def __init__(
+        self, request_id: str, head: RequestHead, client: Client, recording: Recording, at: Instant, *, parent: str | None = None
+    ) -> None:
         self.request_id = request_id
+        self.parent = parent  # the connection's request, where this is a turn of a WebSocket
         self.head = head
-        self.model: str | None = None
+        self.model: str | None = None  # as the body says; what is known before it stands where the body says none
         self.stream: bool | None = None
         self.message: dict[str, Any] | None = None  # the request's JSON object, for routing; dropped by `forget`
         self._client = client
@@ -93,16 +97,17 @@ class Exchange:
         if isinstance(message, dict):
             self.message = message
             model = message.get("model")
-            self.model = model if isinstance(model, str) else None
+            self.model = model if isinstance(model, str) else self.model
             stream = message.get("stream")
             self.stream = stream if isinstance(stream, bool) else None
-            facts = _json_text(dialects.facts(message, dialects.REQUEST_FACTS))
+            facts = _json_text(dialects.request_facts(message))
         elif body.media_type == "multipart/form-data":
             self.model = body.form_model()
         credential = redact.credential(self.head.headers, self.head.query)
         return Request(
             request_id=self.request_id,
             door=self._client.door,
+            parent_request_id=self.parent,
             received_at=self._at,
             client_address=self._client.address,
             client_connection=self._client.connection,
@@ -179,8 +184,8 @@ class AttemptCapture:
 
     @property
     def finished(self) -> bool:
-        """Whether the terminal marker has been seen: nothing more is owed to the client."""
-        return self._found.terminal is not None
+        """Whether nothing more is owed to the client: the terminal marker has passed, or as many bytes as were announced."""
+        return self._found.terminal is not None or self._body.whole
 
     def head(self, status: int, headers: Headers, at: Instant) -> None:
         """Upstream's status line and headers."""
@@ -204,6 +209,27 @@ class AttemptCapture:
         self._body.take(data)
         if self._stream is not None:
             self._events(self._stream.feed(self._body.decoded(data)), at)
+
+    def frames(self, served_model: str | None = None) -> None:
+        """After `head`: what follows comes in frames of a WebSocket, through `frame`; the session may have named its model."""
+        self.streamed = True
+        self._body = _Message((("content-type", FRAMES_TYPE),))
+        self._found.model = served_model
+
+    def frame(self, data: bytes, at: Instant, *, text: bool = True) -> None:
+        """The next frame, whole; kept as one line. A binary one is counted and kept, and not read."""
+        if self._first_byte_at is None:
+            self._first_byte_at = at
+        self._body.take(data + b"\n")
+        if text:
+            self._events([SseEvent(b"", data)], at)
+        else:
+            self._found.events += 1
+
+    def end_frames(self, terminal: str | None, facts: dict[str, Any]) -> None:
+        """A connection ended: by which close frame, if one came, and what else is to be known of it."""
+        self._found.terminal = terminal
+        self._found.facts.update(facts)
 
     def client_gone(self, at: Instant) -> None:
         """The client left; the first report counts."""
@@ -326,7 +352,7 @@ class _Found:
             return
         if self.terminal is not None:
             self.notes.add("events_after_terminal")
-        message = _loads(data)
+        message = loads(data)
         if isinstance(message, dict):
             self._read(message, data)
             kind = message.get("type")
@@ -359,7 +385,7 @@ class _Found:
         self.response_id = self.response_id or _text(message.get("id")) or _text(inner.get("id"))
         self.model = self.model or _text(message.get("model")) or _text(inner.get("model"))
         self.service_tier = _text(message.get("service_tier")) or _text(inner.get("service_tier")) or self.service_tier
-        self.error = self.error or message.get("error") or inner.get("error") or None
+        self.error = self.error or message.get("error") or inner.get("error") or dialects.place(inner, ("status_details", "error"))
         if not self.output_seen:
             self.output_seen = dialects.has_output(message) or (inner is not message and dialects.has_output(inner))
         for reason in dialects.finish_reasons(message) + (dialects.finish_reasons(inner) if inner is not message else []):
@@ -393,6 +419,8 @@ class _Message:
         self.content_type = named.get("content-type")
         self.media_type = self.content_type.partition(";")[0].strip().lower() if self.content_type else None
         self.content_encoding = named.get("content-encoding")
+        length = named.get("content-length", "")
+        self._length = int(length) if length.isascii() and length.isdigit() else None
         self.size = 0
         self.truncated = False
         self.undecodable = False
@@ -454,8 +482,13 @@ class _Message:
         is_json = kind is not None and (kind == "application/json" or kind.endswith("+json"))
         if not is_json and not ((kind is None or kind.startswith("text/")) and text.lstrip()[:1] in (b"{", b"[")):
             return "opaque", None, b""
-        value = _loads(text)
+        value = loads(text)
         return ("unreadable" if value is None and text.strip() != b"null" else "read"), value, text
+
+    @property
+    def whole(self) -> bool:
+        """Whether as many bytes have passed as Content-Length announced."""
+        return self._length is not None and self.size >= self._length
 
     def sha256(self) -> str | None:
         """Of all bytes that passed; null if none did."""
@@ -495,7 +528,7 @@ class _Message:
 _BOUNDARY = re.compile(r'boundary="?([^";,\s]+)')
 
 
-def _loads(text: bytes) -> Any:
+def loads(text: bytes) -> Any:
     """The JSON value, or None if it is none; what the strict parser refuses (a lone surrogate, NaN) is tried again leniently."""
     try:
         return orjson.loads(text)

@@ -24,6 +24,7 @@ from proxy import answers, usage_option
 from proxy.decoding import DecodingError, decoded
 from proxy.desk import Desk, Refused
 from proxy.exchange import AttemptCapture, Client, Exchange, RequestHead
+from proxy.headers import HOP_HEADERS, ID_HEADER, pairs, sent_headers, with_credential
 from proxy.permissions import Permissions, Refusal
 from proxy.ports import PortInUseError
 from proxy.routing import Failure, Next, NoRouteError, Plans, Route, Target
@@ -31,21 +32,12 @@ from proxy.splice import set_form_field, set_member
 from schemas.records import Instant, Record
 
 BASE_PATH = "/v1"
-ID_HEADER = "x-ledger-request-id"
 HEADER_LIMIT = 64 << 10
 CONNECT_TIMEOUT_S = 30.0
 READ_ASIDE_S = 10.0
 READ_ASIDE_BYTES = 1 << 20
 # aiohttp copies a body in one go below this size, and reads a larger one piece by piece.
 COPIED_BYTES = 1 << 20
-
-# RFC 9110 7.6.1: what concerns one hop only. Content-Length and Host are written anew for the next hop.
-_HOP_HEADERS = frozenset(
-    "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade".split()
-)
-_NOT_SENT = _HOP_HEADERS | {"host", "content-length", "expect"}
-_OUR_HEADERS = "x-ledger-"
-_CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 
 _BROKEN = (aiohttp.ClientError, OSError, TimeoutError)
 
@@ -162,12 +154,13 @@ class _Passage:
         self._message: dict[str, Any] | None = None
         self._usage_wanted = False
         self._started = False
+        self._attempt: AttemptCapture | None = None
         self._patience: asyncio.Timeout | None = None
         self._protocol: _Protocol = request.protocol  # type: ignore[assignment]
-        self._protocol.on_lost = self._lose_patience
+        self._protocol.on_lost = self._client_left
         peer = request.transport.get_extra_info("peername") if request.transport is not None else None
         path, _, query = request.raw_path.partition("?")
-        headers = [(_text(name), _text(value)) for name, value in request.raw_headers]
+        headers = pairs(request.raw_headers)
         self._head = RequestHead(request.method, request.host, path, query, headers)
         client = Client("gateway", peer[0] if peer else "", f"{peer[0]}:{peer[1]}" if peer else "")
         self._exchange: Exchange = self._desk.exchange(self._head, client)
@@ -220,18 +213,19 @@ class _Passage:
                 return await self._refuse(opened, 400, str(error), "unreadable_body")
             await desk.open([*opened, attempt.opened], refuse=desk.book.settings.gateway.unrecorded == "refuse")
             opened = []
+            self._attempt = attempt
             desk.watch(attempt)
             response: aiohttp.ClientResponse | None = None
             try:
                 try:
                     async with self._with_patience():
                         response = await self._send(step.target, body, headers)
-                        attempt.head(response.status, _pairs(response), desk.now())
+                        attempt.head(response.status, pairs(response.raw_headers), desk.now())
                         first = await response.content.readany()
                 except _BROKEN as error:
                     failure, ending = _what_failed(error)
                     words = str(error) or type(error).__name__
-                    if self._note_gone(attempt) and ending == "timeout":
+                    if self._gone_at() and ending == "timeout":
                         ending, words = "client_gone", "the client left, and no answer came in time"
                     desk.close(attempt, ending, relayed=False, error=words)
                     step = None if self._gone_at() else route.after(failure, {}, time.time())
@@ -259,12 +253,12 @@ class _Passage:
     def _open(self, step: Next) -> tuple[AttemptCapture, bytes, CIMultiDict[str] | None]:
         """The attempt's record, and the body and headers it sends (None: the channel's credential is not set)."""
         target = step.target
-        kept = _sent_headers(self._head)
+        kept = sent_headers(self._head)
         body, modified = self._changed_body(target, kept)
         headers: CIMultiDict[str] | None = kept
         if target.channel.api_key_env is not None:
             modified.append("credential")
-            headers = _with_credential(kept, os.environ.get(target.channel.api_key_env))
+            headers = with_credential(kept, os.environ.get(target.channel.api_key_env))
         attempt = self._exchange.attempt(
             channel=target.channel.name,
             role=target.role,
@@ -347,7 +341,7 @@ class _Passage:
         desk = self._desk
         relayed = _RelayedResponse(status=response.status, reason=response.reason)
         for name, value in response.headers.items():
-            if name.lower() not in _HOP_HEADERS:
+            if name.lower() not in HOP_HEADERS:
                 relayed.headers.add(name, value)
         relayed.headers[ID_HEADER] = self._exchange.request_id
         self._started = True
@@ -367,7 +361,7 @@ class _Passage:
             words = str(error) or type(error).__name__
         if hidden is not None:
             await self._write(relayed, hidden.end())
-        if self._note_gone(attempt) and ending == "timeout":
+        if self._gone_at() and ending == "timeout":
             ending, words = "client_gone", "the client left; reading on for the usage took too long"
         if ending == "complete":
             await self._finish(relayed)
@@ -397,15 +391,9 @@ class _Passage:
                 self._lost()
 
     def _lost(self) -> None:
-        self._protocol.lost_at = self._protocol.lost_at or self._desk.now()
-
-    def _note_gone(self, attempt: AttemptCapture) -> bool:
-        """Tell the record that the client left before the end it was owed; whether it did."""
-        gone_at = self._gone_at()
-        if gone_at is None or attempt.finished:
-            return False
-        attempt.client_gone(gone_at)
-        return True
+        if self._protocol.lost_at is None:
+            self._protocol.lost_at = self._desk.now()
+            self._client_left()
 
     @asynccontextmanager
     async def _with_patience(self) -> AsyncIterator[None]:
@@ -417,7 +405,10 @@ class _Passage:
             finally:
                 self._patience = None
 
-    def _lose_patience(self) -> None:
+    def _client_left(self) -> None:
+        """The moment the client's connection is lost: a fact of the live attempt, and the start of the book's limit."""
+        if self._attempt is not None and not self._attempt.finished:
+            self._attempt.client_gone(self._desk.now())
         if self._patience is not None and self._patience.when() is None:
             limit_s = self._desk.book.settings.gateway.drain_after_client_gone_s
             self._patience.reschedule(asyncio.get_running_loop().time() + limit_s)
@@ -457,33 +448,3 @@ def _what_failed(error: BaseException) -> tuple[Failure, str]:
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError) or type(error) is aiohttp.ClientConnectionError:
         return "connect", "connect_error"
     return "connect", "upstream_truncated"
-
-
-def _sent_headers(head: RequestHead) -> CIMultiDict[str]:
-    """The client's headers less the hop's (also those that Connection names) and ours."""
-    named = {name.strip().lower() for key, value in head.headers if key.lower() == "connection" for name in value.split(",")}
-    kept = CIMultiDict[str]()
-    for name, value in head.headers:
-        lower = name.lower()
-        if lower not in _NOT_SENT and lower not in named and not lower.startswith(_OUR_HEADERS):
-            kept.add(name, value)
-    return kept
-
-
-def _with_credential(headers: CIMultiDict[str], secret: str | None) -> CIMultiDict[str] | None:
-    """The headers with the channel's credential where the client's stood; None if it is not set."""
-    if not secret:
-        return None
-    place = next((name for name in _CREDENTIAL_HEADERS if name in headers), "authorization")
-    for name in _CREDENTIAL_HEADERS:
-        headers.popall(name, None)
-    headers[place.title() if place == "authorization" else place] = f"Bearer {secret}" if place == "authorization" else secret
-    return headers
-
-
-def _pairs(response: aiohttp.ClientResponse) -> list[tuple[str, str]]:
-    return [(_text(name), _text(value)) for name, value in response.raw_headers]
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogateescape")

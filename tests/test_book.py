@@ -174,7 +174,7 @@ def test_defaults_are_the_contracts(tmp_path: Path) -> None:
     assert (s.currency, s.timezone, s.close_after_h, s.unknown_keys) == ("USD", "UTC", 24, "record")
     assert (s.capture.bodies, s.capture.body_days, s.forward.unrecorded) == ("keep", 30, "allow")
     assert (s.gateway.unrecorded, s.gateway.drain_after_client_gone_s) == ("refuse", 120)
-    assert (c.vendor, c.timeout_s, c.max_retries, c.inject_usage, c.hosts) == ("vendor", 600, 2, True, ())
+    assert (c.vendor, c.timeout_s, c.max_retries, c.inject_usage, c.hosts) == ("vendor", 600, 2, False, ())
     assert (book.models, book.keys) == ((), ())
     assert load_book(EXAMPLE).settings == s
 
