@@ -1,0 +1,50 @@
+"""Which of a client's headers the gateway sends on, and with whose credential."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from multidict import CIMultiDict
+
+from proxy.exchange import RequestHead
+
+ID_HEADER = "x-ledger-request-id"
+# RFC 9110 7.6.1: what concerns one hop only. Content-Length and Host are written anew for the next hop.
+HOP_HEADERS = frozenset(
+    "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade".split()
+)
+_NOT_SENT = HOP_HEADERS | {"host", "content-length", "expect"}
+_OUR_HEADERS = "x-ledger-"
+_CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
+
+
+def sent_headers(head: RequestHead) -> CIMultiDict[str]:
+    """The client's headers less the hop's (also those that Connection names) and ours."""
+    named = {name.strip().lower() for key, value in head.headers if key.lower() == "connection" for name in value.split(",")}
+    kept = CIMultiDict[str]()
+    for name, value in head.headers:
+        lower = name.lower()
+        if lower not in _NOT_SENT and lower not in named and not lower.startswith(_OUR_HEADERS):
+            kept.add(name, value)
+    return kept
+
+
+def with_credential(headers: CIMultiDict[str], secret: str | None) -> CIMultiDict[str] | None:
+    """The headers with the channel's credential where the client's stood; None if it is not set."""
+    if not secret:
+        return None
+    place = next((name for name in _CREDENTIAL_HEADERS if name in headers), "authorization")
+    for name in _CREDENTIAL_HEADERS:
+        headers.popall(name, None)
+    headers[place.title() if place == "authorization" else place] = f"Bearer {secret}" if place == "authorization" else secret
+    return headers
+
+
+def pairs(raw_headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
+    """Raw headers as text; bytes that are no UTF-8 survive the round trip."""
+    return [(text(name), text(value)) for name, value in raw_headers]
+
+
+def text(raw: bytes) -> str:
+    """A header's bytes as text."""
+    return raw.decode("utf-8", "surrogateescape")
