@@ -1,0 +1,243 @@
+"""The kernel: runs the models in name order on one connection, holds each to the laws in its header, publishes the result whole.
+
+A model is one file `NN_name.sql` with one select in it; it becomes the table `name`. Its header, the comment lines at
+the top, says what one row means and then names its laws, each after `check:`. A law is either a condition that every
+row fulfils (a null does not fulfil it) or a select that must return nothing. Steps that are not SQL, such as the
+recount, are named in the same way and take their place in the same order.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from schemas.errors import LedgerError
+from schemas.ledger import TABLES, Table
+
+MODELS = Path(__file__).parent / "models"
+SAMPLE_ROWS = 3
+
+_FILE_NAME = re.compile(r"(\d\d)_([a-z][a-z_]*)")
+
+
+class ModelError(LedgerError):
+    """A model file that breaks the rules of the kernel; found before anything runs."""
+
+    def __init__(self, file: str, what: str) -> None:
+        super().__init__(f"etl/models/{file}: {what}", "mend the model; the head of etl/kernel.py has the rules")
+
+
+class CheckFailed(LedgerError):
+    """Rows that break a law of a model; nothing was published."""
+
+    def __init__(self, model: str, law: str, count: int, columns: Sequence[str], sample: Sequence[tuple[Any, ...]]) -> None:
+        rows = "\n".join("  " + ", ".join(f"{name}={value}" for name, value in zip(columns, row, strict=True)) for row in sample)
+        super().__init__(
+            f"{model}: {count} rows break the law `{law}`\n{rows}",
+            "the published ledger is unchanged; mend the model or the records it reads and run `tokenledger ledger` again",
+        )
+        self.model = model
+        self.law = law
+        self.count = count
+        self.sample = tuple(sample)
+
+
+class ShapeError(LedgerError):
+    """A contract table whose columns or types are not those of schemas/ledger.py."""
+
+    def __init__(self, table: str, what: str) -> None:
+        super().__init__(f"{table} cannot be published: {what}", "bring the model and schemas/ledger.py together")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One step done: its place among all steps, its name, the rows it made and how long it took."""
+
+    place: int
+    of: int
+    name: str
+    rows: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"[{self.place}/{self.of}] {self.name} {self.rows} rows {self.seconds:.2f} s"
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One select: the table it makes, what one row of it means, and its laws."""
+
+    number: str
+    name: str
+    doc: str
+    laws: tuple[str, ...]
+    select: str
+
+    def run(self, connection: duckdb.DuckDBPyConnection) -> int:
+        """Build the table and hold it to its laws; the number of its rows. Raises CheckFailed."""
+        connection.execute(f'CREATE TABLE "{self.name}" AS {self.select}')
+        for law in self.laws:
+            _hold(connection, self.name, law)
+        return _count(connection, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step that is not SQL: it makes the tables it is registered for and tells how many rows."""
+
+    number: str
+    name: str
+    action: Callable[[duckdb.DuckDBPyConnection], int]
+
+    def run(self, connection: duckdb.DuckDBPyConnection) -> int:
+        """Act; the number of rows made."""
+        return self.action(connection)
+
+
+def _is_select(law: str) -> bool:
+    return law.split(None, 1)[0].lower() in ("select", "with")
+
+
+def _hold(connection: duckdb.DuckDBPyConnection, model: str, law: str) -> None:
+    offending = law if _is_select(law) else f'SELECT * FROM "{model}" WHERE ({law}) IS DISTINCT FROM true'
+    cursor = connection.execute(offending)
+    sample = cursor.fetchmany(SAMPLE_ROWS)
+    if sample:
+        columns = [column[0] for column in cursor.description or ()]
+        counted = connection.execute(f"SELECT count(*) FROM ({offending})").fetchone()
+        raise CheckFailed(model, law, counted[0] if counted else len(sample), columns, sample)
+
+
+def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
+    row = connection.execute(f'SELECT count(*) FROM "{table}"').fetchone()
+    return int(row[0]) if row else 0
+
+
+def read_models(folder: Path = MODELS) -> tuple[Model, ...]:
+    """Every model of a folder in name order, headers and statements checked; raises ModelError."""
+    models = tuple(_model(path) for path in sorted(folder.glob("*.sql")))
+    for kind in ("number", "name"):
+        seen: set[str] = set()
+        for model in models:
+            if getattr(model, kind) in seen:
+                raise ModelError(f"{model.number}_{model.name}.sql", f"another model has the {kind} {getattr(model, kind)}")
+            seen.add(getattr(model, kind))
+    return models
+
+
+def _model(path: Path) -> Model:
+    named = _FILE_NAME.fullmatch(path.stem)
+    if named is None:
+        raise ModelError(path.name, "its name is not two digits, _ and small letters")
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    head = [line[2:].strip() for line in lines[: next((n for n, line in enumerate(lines) if not line.startswith("--")), len(lines))]]
+    doc, *laws = [part.strip() for part in " ".join(head).split("check:")]
+    if not doc:
+        raise ModelError(path.name, "its header does not say what one row means")
+    if not laws or not all(laws):
+        raise ModelError(path.name, "its header names no check, or an empty one")
+    select = "\n".join(lines[len(head) :])
+    for statement in (select, *(law if _is_select(law) else f"SELECT {law}" for law in laws)):
+        _one_select(path.name, statement)
+    return Model(named[1], named[2], doc, tuple(laws), select)
+
+
+def _one_select(file: str, sql: str) -> None:
+    try:
+        statements = duckdb.extract_statements(sql)
+    except duckdb.Error as error:
+        raise ModelError(file, f"does not parse: {str(error).splitlines()[0]}") from None
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        raise ModelError(file, "holds something other than one select")
+
+
+def run(connection: duckdb.DuckDBPyConnection, steps: Sequence[Model | Step], report: Report) -> None:
+    """Run models and steps in name order; raises CheckFailed at the first law that does not hold."""
+    ordered = sorted(steps, key=lambda step: (step.number, step.name))
+    for place, step in enumerate(ordered, 1):
+        began = time.perf_counter()
+        rows = step.run(connection)
+        report(Progress(place, len(ordered), step.name, rows, time.perf_counter() - began))
+
+
+def open_engine(*, memory_limit: str | None = None, threads: int | None = None, spill_to: Path | None = None) -> duckdb.DuckDBPyConnection:
+    """A private in-memory DuckDB in UTC that spills to `spill_to` and relies on no row order."""
+    connection = duckdb.connect(":memory:")
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET preserve_insertion_order = false")
+    connection.execute("SET python_enable_replacements = false")
+    if threads:
+        connection.execute(f"SET threads = {int(threads)}")
+    if memory_limit:
+        connection.execute("SET memory_limit = ?", [memory_limit])
+    if spill_to:
+        connection.execute("SET temp_directory = ?", [str(spill_to)])
+    return connection
+
+
+def check_shape(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
+    """Raise ShapeError unless the built table has the contract's columns with exactly its types; it may have more."""
+    found = {row[0]: row[1] for row in connection.execute(f'DESCRIBE "{table.name}"').fetchall()}
+    for column in table.columns:
+        if found.get(column.name) != column.type:
+            raise ShapeError(table.name, f"column {column.name} is {found.get(column.name, 'absent')}, not {column.type}")
+
+
+def publish(connection: duckdb.DuckDBPyConnection, target: Path, tables: Sequence[Table] = TABLES) -> None:
+    """Write the contract tables with their comments into a new file and rename it over `target`, synced before and after.
+
+    On any failure `target` is as it was. Raises ShapeError.
+    """
+    for table in tables:
+        check_shape(connection, table)
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        connection.execute(f"ATTACH '{_quoted(str(partial))}' AS published")
+        try:
+            for table in tables:
+                _write(connection, table)
+        finally:
+            connection.execute("DETACH published")
+        os.chmod(partial, 0o600)
+        _sync(partial)
+        os.replace(partial, target)
+        _sync(target.parent)
+    finally:
+        for left in target.parent.glob(f"{partial.name}*"):
+            left.unlink(missing_ok=True)
+
+
+def _write(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
+    columns = ", ".join(f'"{name}"' for name in table.column_names)
+    types = ", ".join(f'"{column.name}" {column.type}' for column in table.columns)
+    order = ", ".join(f'"{name}" NULLS FIRST' for name in table.order_by)
+    connection.execute(f'CREATE TABLE published."{table.name}" ({types})')
+    connection.execute(f'INSERT INTO published."{table.name}" SELECT {columns} FROM "{table.name}" ORDER BY {order}')
+    connection.execute(f"COMMENT ON TABLE published.\"{table.name}\" IS '{_quoted(table.doc)}'")
+    for column in table.columns:
+        connection.execute(f'COMMENT ON COLUMN published."{table.name}"."{column.name}" IS \'{_quoted(column.doc)}\'')
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

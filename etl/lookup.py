@@ -1,0 +1,95 @@
+"""The tables that people audit, as Arrow: the CSV files of etl/tables/ and the meters, typed once so that a slip is refused."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from schemas.errors import UsageError
+from schemas.meters import BY_NAME, METERS
+
+FOLDER = Path(__file__).parent / "tables"
+
+TEXT = pa.string()
+NUMBER = pa.int64()
+FLAG = pa.bool_()
+
+# Of each file: its columns and their types. An empty cell is null, but in a note.
+COLUMNS: dict[str, dict[str, pa.DataType]] = {
+    "endpoints": {
+        "priority": NUMBER,
+        "method": TEXT,
+        "suffix": TEXT,
+        "endpoint": TEXT,
+        "billing": TEXT,
+        "expects_output": FLAG,
+        "note": TEXT,
+    },
+    "dialects": {
+        "dialect": TEXT,
+        "path": TEXT,
+        "priority": NUMBER,
+        "meter": TEXT,
+        "json_path": TEXT,
+        "inside": TEXT,
+        "note": TEXT,
+    },
+    "attribution": {"fact": TEXT, "priority": NUMBER, "place": TEXT, "name": TEXT, "overrides_registry": FLAG, "note": TEXT},
+    "request_ids": {"priority": NUMBER, "side": TEXT, "header": TEXT, "kind": TEXT},
+    "vendor_charges": {"priority": NUMBER, "place": TEXT, "path": TEXT, "json_path": TEXT, "note": TEXT},
+    "encodings": {"priority": NUMBER, "pattern": TEXT, "encoding": TEXT, "approximate": FLAG, "note": TEXT},
+}
+_READ: dict[pa.DataType, Callable[[str], Any]] = {TEXT: str, NUMBER: int, FLAG: {"true": True, "false": False}.__getitem__}
+
+
+class AuditTableError(UsageError):
+    """A cell of one of our own tables that does not say what its column needs."""
+
+
+def lookup_tables(folder: Path = FOLDER) -> dict[str, pa.Table]:
+    """Every table as `table_<name>`, the meters as `meter`, and as `meter_chain` where a meter's price may come from."""
+    tables = {f"table_{name}": _read(folder / f"{name}.csv", columns) for name, columns in COLUMNS.items()}
+    for row in tables["table_dialects"].to_pylist():
+        unknown = {row["meter"], row["inside"] or row["meter"]} - BY_NAME.keys()
+        if unknown:
+            raise AuditTableError(f"dialects.csv: no meter {', '.join(sorted(unknown))}", "use a meter of schemas/meters.py")
+    return tables | {"meter": _meters(), "meter_chain": _chains()}
+
+
+def _read(path: Path, columns: dict[str, pa.DataType]) -> pa.Table:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, strict=True))
+    for line, row in enumerate(rows, 2):
+        if list(row) != list(columns) or None in row.values():
+            raise AuditTableError(f"{path.name} line {line} does not have the columns {', '.join(columns)}", "mend the line")
+    values: dict[str, list[Any]] = {name: [] for name in columns}
+    for line, row in enumerate(rows, 2):
+        for name, kind in columns.items():
+            try:
+                values[name].append(_READ[kind](row[name]) if row[name] else None)
+            except (KeyError, ValueError):
+                raise AuditTableError(f"{path.name} line {line}: {name} = {row[name]!r} is not a {kind}", "mend the cell") from None
+    return pa.table(values, schema=pa.schema(list(columns.items())))
+
+
+def _meters() -> pa.Table:
+    names = ("name", "unit", "family", "inside", "optional")
+    schema = pa.schema([(name, FLAG if name == "optional" else TEXT) for name in names])
+    return pa.table({name: [getattr(meter, name) for meter in METERS] for name in names}, schema=schema)
+
+
+def _chains() -> pa.Table:
+    """Each meter with itself at depth 0, the meter it lies inside at 1, and so on outwards."""
+    rows = []
+    for meter in METERS:
+        name: str | None = meter.name
+        depth = 0
+        while name is not None:
+            rows.append({"meter": meter.name, "priced_as": name, "depth": depth})
+            name = BY_NAME[name].inside
+            depth += 1
+    return pa.Table.from_pylist(rows, pa.schema([("meter", TEXT), ("priced_as", TEXT), ("depth", NUMBER)]))

@@ -1,0 +1,51 @@
+-- One row is one request as a door recorded it, once, with the endpoint it asked for. A request of which only attempts or
+-- responses were found has a row too, made from them, so that their money is not lost with its record.
+-- check: raw_id is not null and received_at is not null and endpoint is not null
+-- check: billing in ('usage', 'free', 'unknown')
+-- check: select raw_id from received group by raw_id having count(*) > 1
+with recorded as (
+    select *, count(*) over (partition by request_id) as copies
+    from raw_request
+    qualify row_number() over (partition by request_id order by writer, seq) = 1
+),
+strays as (
+    select request_id, opened_at as seen_at, url, sent_model
+    from raw_attempt where request_id not in (select request_id from raw_request)
+    union all
+    select request_id, closed_at as seen_at, cast(null as varchar) as url, cast(null as varchar) as sent_model
+    from raw_response where request_id not in (select request_id from raw_request)
+),
+lost as (
+    select request_id, min(seen_at) as received_at, min(url) as url, min(sent_model) as sent_model from strays group by request_id
+),
+requests as (
+    select
+        request_id as raw_id, writer, seq, copies, door, received_at, method, host, path,
+        headers, credential, api_model, stream, body_facts, body_state, match_sha256,
+        try_cast(json_extract_string(headers, '$."x-stainless-retry-count"') as integer) as sdk_retry,
+        json_extract_string(headers, '$."user-agent"') as user_agent
+    from recorded
+    union all
+    select
+        request_id, null, null, 0, 'unknown', received_at, 'POST', regexp_extract(url, '^[a-z]+://([^/]+)', 1),
+        coalesce(regexp_extract(url, '^[a-z]+://[^/]+(/.*)$', 1), ''),
+        '{}', null, sent_model, null, null, 'none', null, null, null
+    from lost
+),
+paths as (
+    select distinct method, path from requests
+),
+endpoint_of as (
+    select p.method, p.path, e.endpoint, e.billing, e.expects_output
+    from paths p join table_endpoints e on p.method = e.method and rtrim(p.path, '/') like e.suffix
+    qualify row_number() over (partition by p.method, p.path order by e.priority, length(e.suffix) desc, e.suffix) = 1
+),
+received as (
+    select
+        r.*,
+        coalesce(e.endpoint, r.path) as endpoint,
+        coalesce(e.billing, 'unknown') as billing,
+        coalesce(e.expects_output, false) as expects_output
+    from requests r left join endpoint_of e on r.method = e.method and r.path = e.path
+)
+select * from received

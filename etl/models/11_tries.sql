@@ -1,0 +1,39 @@
+-- One row is one try upstream: what was journaled before its first byte left, and how it ended if that was recorded.
+-- Ordinal 0 is no try; it has a row only where it is all there is of a request: the proxy refused it before any try.
+-- check: raw_id is not null and raw_ordinal is not null and opened_at is not null
+-- check: select raw_id, raw_ordinal from tries group by raw_id, raw_ordinal having count(*) > 1
+with opened as (
+    select * from raw_attempt
+    qualify row_number() over (partition by request_id, ordinal order by writer, seq) = 1
+),
+closed as (
+    select * from raw_response
+    qualify row_number() over (partition by request_id, ordinal order by writer, seq) = 1
+),
+joined as (
+    select
+        coalesce(o.request_id, c.request_id) as raw_id,
+        coalesce(o.ordinal, c.ordinal) as raw_ordinal,
+        o.request_id is not null as is_opened,
+        c.request_id is not null as is_closed,
+        o.channel, o.role, o.reason, o.url, o.sent_model,
+        coalesce(o.opened_at, c.headers_at, c.closed_at) as opened_at,
+        c.http_status, c.headers, c.content_type, c.ending, c.error, c.error_object,
+        coalesce(c.error_event, false) as error_event,
+        c.first_token_at, c.closed_at, c.client_gone_at,
+        coalesce(c.streamed, false) as streamed,
+        c.terminal,
+        coalesce(c.output_seen, false) as output_seen,
+        array_to_string(c.finish_reasons, ' ') as finish_reasons,
+        array_to_string(c.notes, ' ') as notes,
+        c.response_id, c.served_model, c.service_tier, c.usage
+    from opened o full join closed c on o.request_id = c.request_id and o.ordinal = c.ordinal
+),
+tries as (
+    select
+        *,
+        max(case when raw_ordinal = 0 then http_status end) over (partition by raw_id) as own_status
+    from joined
+    qualify raw_ordinal > 0 or max(raw_ordinal) over (partition by raw_id) = 0
+)
+select * from tries

@@ -1,0 +1,38 @@
+-- One row is one try with its outcome: the first line of the table below that fits. A terminal marker decides success
+-- even where the client closed its socket right after it, as the official Python SDK does after [DONE].
+-- check: outcome in ('ok', 'error_before_output', 'error_mid_stream', 'client_gone', 'timeout', 'rate_limited', 'refused_no_output', 'refused_with_output', 'empty_reply', 'rejected_by_proxy', 'unknown')
+-- check: select count(*) from outcomes having count(*) is distinct from (select count(*) from tries)
+with facts as (
+    select
+        t.*,
+        r.received_at, r.endpoint, r.billing, r.expects_output,
+        t.http_status between 200 and 299 as is_success,
+        t.terminal is not null or t.ending = 'complete' as is_whole,
+        regexp_matches(coalesce(t.finish_reasons, ''), '(^| )(content_filter|refusal|SAFETY)( |$)') as is_refusal,
+        coalesce(json_extract_string(t.error_object, '$.code'), json_extract_string(t.error_object, '$.error.code'), '') as error_code
+    from tries t join received r on t.raw_id = r.raw_id
+),
+outcomes as (
+    select
+        *,
+        case
+            when raw_ordinal = 0                                             then 'rejected_by_proxy'
+            when not is_closed                                               then 'unknown'
+            when http_status = 429                                           then 'rate_limited'
+            when http_status = 400 and error_code = 'content_filter'         then 'refused_no_output'
+            when http_status in (408, 504)                                   then 'timeout'
+            when http_status is not null and not is_success                  then 'error_before_output'
+            when is_success and error_event and output_seen                  then 'error_mid_stream'
+            when is_success and error_event                                  then 'error_before_output'
+            when is_success and is_whole and is_refusal and output_seen      then 'refused_with_output'
+            when is_success and is_whole and is_refusal                      then 'refused_no_output'
+            when is_success and is_whole and expects_output and not output_seen then 'empty_reply'
+            when is_success and is_whole                                     then 'ok'
+            when ending = 'client_gone'                                      then 'client_gone'
+            when ending = 'timeout'                                          then 'timeout'
+            when output_seen                                                 then 'error_mid_stream'
+            else                                                                  'error_before_output'
+        end as outcome
+    from facts
+)
+select * from outcomes

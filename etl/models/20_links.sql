@@ -1,0 +1,55 @@
+-- One row is one SDK retry and the request it repeats: same credential, method, host, path, body and user agent, counted one
+-- less, failed, and ended before the retry began, at most a day earlier. Each failed end is an opening parenthesis and each
+-- retry's start a closing one; they are matched as parentheses are, so that two calls with equal bodies stay two.
+-- check: raw_id is not null and earlier_id is not null and raw_id is distinct from earlier_id
+-- check: select raw_id from links group by raw_id having count(*) > 1
+-- check: select earlier_id from links group by earlier_id having count(*) > 1
+with last_tries as (
+    select raw_id, outcome from outcomes
+    qualify row_number() over (partition by raw_id order by raw_ordinal desc) = 1
+),
+ends as (
+    select raw_id, max(coalesce(client_gone_at, closed_at, opened_at)) as ended_at from outcomes group by raw_id
+),
+calls as (
+    select
+        r.raw_id, r.received_at, r.sdk_retry, t.outcome,
+        coalesce(e.ended_at, r.received_at) as ended_at,
+        concat_ws(chr(31), coalesce(r.credential, ''), r.method, r.host, r.path, coalesce(r.match_sha256, ''), coalesce(r.user_agent, '')) as call_key
+    from received r
+    left join last_tries t on r.raw_id = t.raw_id
+    left join ends e on r.raw_id = e.raw_id
+    where r.sdk_retry is not null and r.sdk_retry >= 0
+),
+retried_keys as (
+    select distinct call_key from calls where sdk_retry > 0
+),
+marks as (
+    select call_key, sdk_retry + 1 as level, ended_at as marked_at, 1 as step, raw_id
+    from calls where call_key in (select call_key from retried_keys) and outcome is distinct from 'ok'
+    union all
+    select call_key, sdk_retry as level, received_at as marked_at, -1 as step, raw_id
+    from calls where sdk_retry > 0
+),
+nested as (
+    select
+        *,
+        sum(step) over (partition by call_key, level order by marked_at, step desc, raw_id rows between unbounded preceding and current row) as depth_after
+    from marks
+),
+levelled as (
+    select *, case when step = 1 then depth_after else depth_after + 1 end as depth from nested
+),
+paired as (
+    select
+        raw_id, marked_at, step,
+        lag(raw_id) over (partition by call_key, level, depth order by marked_at, step desc, raw_id) as earlier_id,
+        lag(step) over (partition by call_key, level, depth order by marked_at, step desc, raw_id) as earlier_step,
+        lag(marked_at) over (partition by call_key, level, depth order by marked_at, step desc, raw_id) as earlier_at
+    from levelled
+),
+links as (
+    select raw_id, earlier_id from paired
+    where step = -1 and earlier_step = 1 and marked_at <= earlier_at + interval 24 hours
+)
+select * from links

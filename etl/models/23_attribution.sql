@@ -1,0 +1,35 @@
+-- One row is one statement about who a logical request belongs to: applied where it counts, claimed where it does not. The key
+-- registry comes first; a header that contradicts it counts only for a trusted key; runs and tags come from the request alone.
+-- check: standing in ('applied', 'claimed')
+-- check: select request_id, fact from attribution where standing = 'applied' group by request_id, fact having count(*) > 1
+with keys as (
+    select m.request_id, k.user, k.project, k.trusted
+    from members m
+    join received r on m.raw_id = r.raw_id
+    join book_key k
+        on r.credential = k.fingerprint
+        and r.received_at >= coalesce(k.valid_from, timestamp '0001-01-01 00:00:00')
+        and r.received_at < coalesce(k.valid_to, timestamp '9999-12-31 00:00:00')
+    where m.position = 1
+    qualify row_number() over (partition by m.request_id order by k.id, k.valid_from) = 1
+),
+registered as (
+    select request_id, 'user_id' as fact, user as value from keys where user is not null
+    union all
+    select request_id, 'project' as fact, project as value from keys where project is not null
+),
+ranked as (
+    select request_id, fact, value, 'registry' as source, 100 as rank from registered
+    union all
+    select
+        s.request_id, s.fact, s.value, s.source,
+        s.priority + case when s.overrides_registry and coalesce(k.trusted, false) then 0 else 200 end as rank
+    from statements s left join keys k on s.request_id = k.request_id
+),
+placed as (
+    select *, row_number() over (partition by request_id, fact order by rank, source, value) as place from ranked
+),
+attribution as (
+    select request_id, fact, value, source, case when place = 1 then 'applied' else 'claimed' end as standing from placed
+)
+select * from attribution

@@ -1,0 +1,43 @@
+-- One row is one logical request with who it belongs to, which key it used and which wallet pays.
+-- check: wallet is not null and api_key_label is not null
+-- check: select request_id from callers group by request_id having count(*) > 1
+with applied as (
+    select
+        request_id,
+        max(case when fact = 'user_id' then value end) as user_id,
+        max(case when fact = 'project' then value end) as project,
+        max(case when fact = 'run_id' then value end) as run_id
+    from attribution where standing = 'applied' group by request_id
+),
+tag_texts as (
+    select
+        request_id, fact,
+        '"' || replace(replace(substr(fact, 5), '\', '\\'), '"', '\"') || '":"'
+            || replace(replace(replace(value, '\', '\\'), '"', '\"'), chr(9), '\t') || '"' as member
+    from attribution where fact like 'tag:%' and standing = 'applied'
+),
+tagged as (
+    select request_id, '{' || string_agg(member, ',' order by fact) || '}' as tags from tag_texts group by request_id
+),
+keys as (
+    select m.request_id, r.credential, k.id, k.label, k.wallet
+    from members m
+    join received r on m.raw_id = r.raw_id
+    left join book_key k
+        on r.credential = k.fingerprint
+        and r.received_at >= coalesce(k.valid_from, timestamp '0001-01-01 00:00:00')
+        and r.received_at < coalesce(k.valid_to, timestamp '9999-12-31 00:00:00')
+    where m.position = 1
+    qualify row_number() over (partition by m.request_id order by k.id, k.valid_from) = 1
+),
+callers as (
+    select
+        k.request_id, a.user_id, a.project, a.run_id, t.tags,
+        coalesce(k.id, k.credential) as api_key_id,
+        coalesce(k.label, 'unregistered') as api_key_label,
+        coalesce(k.wallet, 'unregistered') as wallet
+    from keys k
+    left join applied a on k.request_id = a.request_id
+    left join tagged t on k.request_id = t.request_id
+)
+select * from callers

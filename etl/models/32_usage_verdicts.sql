@@ -1,0 +1,28 @@
+-- One row is one try: whether the vendor's usage can be used, why not, and whether a recount could stand in for it.
+-- A recount is wanted where tokens decide the charge and the vendor reported none; a faulty report is never replaced.
+-- check: is_reported is not null and wants_recount is not null
+-- check: select count(*) from usage_verdicts having count(*) is distinct from (select count(*) from steps)
+with reported as (
+    select raw_id, raw_ordinal, max(fault) as fault from usage_reported group by raw_id, raw_ordinal
+),
+patterns as (
+    select distinct s.sent_model, e.encoding, e.approximate
+    from steps s join table_encodings e on lower(coalesce(s.sent_model, '')) like e.pattern
+    qualify row_number() over (partition by s.sent_model order by e.priority, length(e.pattern) desc, e.pattern) = 1
+),
+usage_verdicts as (
+    select
+        s.raw_id, s.raw_ordinal, s.endpoint, s.sent_model, s.opened_at, s.received_at, s.closed_at,
+        r.raw_id is not null and r.fault is null as is_reported,
+        r.fault,
+        e.encoding, e.approximate,
+        r.raw_id is null
+            and s.raw_ordinal > 0
+            and s.billing = 'usage'
+            and (s.outcome = 'ok' or coalesce(p.charge in ('input', 'observed'), false)) as wants_recount
+    from steps s
+    left join reported r on s.raw_id = r.raw_id and s.raw_ordinal = r.raw_ordinal
+    left join policies p on s.raw_id = p.raw_id and s.raw_ordinal = p.raw_ordinal
+    left join patterns e on s.sent_model is not distinct from e.sent_model
+)
+select * from usage_verdicts

@@ -1,0 +1,48 @@
+-- One row is one try with its token totals, where they come from, and what the vendor said it charged.
+-- input_tokens is the whole input and output_tokens the whole output, whatever the dialect calls them: sums over what each
+-- meter holds on its own.
+-- check: usage_source in ('reported', 'partial', 'recounted', 'none')
+-- check: select count(*) from usage_totals having count(*) is distinct from (select count(*) from steps)
+with by_family as (
+    select
+        u.raw_id, u.raw_ordinal,
+        max(u.source) as source,
+        cast(sum(case when m.family = 'input' then u.own end) as bigint) as input_tokens,
+        cast(sum(case when m.family = 'output' then u.own end) as bigint) as output_tokens,
+        cast(sum(case when u.meter in ('cached_input', 'cached_audio_input', 'cached_image_input') then u.gross end) as bigint) as cached_input_tokens,
+        cast(sum(case when u.meter in ('cache_write_5m', 'cache_write_30m', 'cache_write_1h') then u.gross end) as bigint) as cache_write_tokens,
+        cast(sum(case when u.meter = 'reasoning' then u.gross end) as bigint) as reasoning_tokens
+    from usage_lines u join meter m on u.meter = m.name
+    group by u.raw_id, u.raw_ordinal
+),
+charges_in_usage as (
+    select o.raw_id, o.raw_ordinal, v.priority, json_extract_string(o.object, v.json_path) as written
+    from usage_objects o join table_vendor_charges v on v.place = 'usage' and v.path = o.path
+),
+charges_in_headers as (
+    select s.raw_id, s.raw_ordinal, v.priority, json_extract_string(s.headers, '$."' || v.json_path || '"') as written
+    from steps s join table_vendor_charges v on v.place = 'header'
+    where s.headers is not null
+),
+vendor_charges as (
+    select raw_id, raw_ordinal, try_cast(written as decimal(38,12)) as vendor_charge
+    from (select * from charges_in_usage union all select * from charges_in_headers)
+    where try_cast(written as decimal(38,12)) is not null
+    qualify row_number() over (partition by raw_id, raw_ordinal order by priority) = 1
+),
+usage_totals as (
+    select
+        s.raw_id, s.raw_ordinal,
+        case
+            when f.source = 'recounted' then 'recounted'
+            when f.source is null then 'none'
+            when s.outcome in ('ok', 'empty_reply', 'refused_no_output', 'refused_with_output') then 'reported'
+            else 'partial'
+        end as usage_source,
+        f.input_tokens, f.output_tokens, f.cached_input_tokens, f.cache_write_tokens, f.reasoning_tokens,
+        v.vendor_charge
+    from steps s
+    left join by_family f on s.raw_id = f.raw_id and s.raw_ordinal = f.raw_ordinal
+    left join vendor_charges v on s.raw_id = v.raw_id and s.raw_ordinal = v.raw_ordinal
+)
+select * from usage_totals

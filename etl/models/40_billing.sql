@@ -1,0 +1,63 @@
+-- One row is one try with the rule that decides its charge, and in plain words why nothing or an unknown amount is due.
+-- usage: every meter. input: the meters of the input. flat: the policy's flat amount. nothing and free: zero, for the reason.
+-- unpriced and unknown: not known, for the reason.
+-- check: rule in ('usage', 'input', 'flat', 'nothing', 'free', 'unpriced', 'unknown')
+-- check: rule in ('usage', 'input', 'flat') or reason is not null
+-- check: select count(*) from billing having count(*) is distinct from (select count(*) from steps)
+with facts as (
+    select
+        s.request_id, s.raw_id, s.raw_ordinal, s.ordinal, s.channel, s.sent_model, s.outcome, s.billing, s.received_at, s.service_tier,
+        u.usage_source, u.input_tokens,
+        v.fault,
+        c.name is not null as is_known_channel,
+        c.bucket, c.route, coalesce(c.timezone, 'UTC') as timezone,
+        p.policy_id, p.policy, p.charge, p.flat_amount, p.effective_from,
+        u.usage_source <> 'none' as has_usage
+    from steps s
+    join usage_totals u on s.raw_id = u.raw_id and s.raw_ordinal = u.raw_ordinal
+    join usage_verdicts v on s.raw_id = v.raw_id and s.raw_ordinal = v.raw_ordinal
+    left join book_channel c on s.channel = c.name
+    left join policies p on s.raw_id = p.raw_id and s.raw_ordinal = p.raw_ordinal
+),
+due as (
+    -- what is due, before it is asked whether it can be worked out
+    select
+        *,
+        case
+            when billing = 'free'                     then 'free'
+            when outcome = 'unknown'                  then 'unknown'
+            when outcome = 'ok'                       then 'usage'
+            when policy_id is null                    then 'unpriced'
+            when charge = 'none'                      then 'nothing'
+            when charge = 'flat'                      then 'flat'
+            when charge = 'reported' and not has_usage and fault is null and billing = 'usage' then 'nothing'
+            when charge = 'input'                     then 'input'
+            else                                           'usage'
+        end as wish
+    from facts
+),
+billing as (
+    select
+        *,
+        case
+            when wish in ('free', 'unknown', 'nothing', 'unpriced') then wish
+            when not is_known_channel then 'unpriced'
+            when wish = 'flat' then 'flat'
+            when billing = 'unknown' or not has_usage then 'unpriced'
+            else wish
+        end as rule,
+        case
+            when wish = 'free' then 'this endpoint is free'
+            when wish = 'unknown' then 'it was sent upstream and its end was never recorded'
+            when wish = 'unpriced' then 'no row of failed_requests.csv covers ' || outcome || ' on ' || coalesce(channel, '*')
+            when wish = 'nothing' and charge = 'none' then 'policy ' || policy || ' charges nothing'
+            when wish = 'nothing' then 'policy ' || policy || ' charges what is reported, and nothing was'
+            when not is_known_channel then 'channel ' || coalesce(channel, '(lost)') || ' is not in channels.toml'
+            when wish = 'flat' then null
+            when billing = 'unknown' then 'usage of this endpoint is not understood'
+            when fault is not null then 'reported usage is quarantined: ' || fault
+            when not has_usage then 'no usage was reported and none could be recounted'
+        end as reason
+    from due
+)
+select * from billing

@@ -1,0 +1,56 @@
+-- One row is one meter of one try that has to be priced, with everything a price may depend on: channel, model, tier, the
+-- number of input tokens (as the highest threshold of the book that they reach), the stretch of time between two changes of
+-- the book, and the minute of the vendor's week. Meters that count nothing are left out: nothing is due for them.
+-- check: quantity > 0 and at_or_after is not null and input_band is not null
+-- check: select raw_id, raw_ordinal, meter from billed_lines group by raw_id, raw_ordinal, meter having count(*) > 1
+with changes as (
+    select timestamp '0001-01-01 00:00:00' as changed_at
+    union select effective_from from book_rate
+    union select effective_to from book_rate where effective_to is not null
+),
+stretches as (
+    select changed_at as starts_at, coalesce(lead(changed_at) over (order by changed_at), timestamp '9999-12-31 00:00:00') as ends_at from changes
+),
+thresholds as (
+    select cast(0 as bigint) as low
+    union select min_input_tokens from book_rate where min_input_tokens is not null
+),
+bands as (
+    select low, coalesce(lead(low) over (order by low), 9223372036854775807) as high from thresholds
+),
+timed as (
+    select count(*) > 0 as has_hours from book_rate where hours is not null or weekdays is not null
+),
+placed as (
+    select
+        b.request_id, b.raw_id, b.raw_ordinal, b.ordinal, b.rule, b.channel, b.sent_model, b.service_tier,
+        s.starts_at as at_or_after,
+        n.low as input_band,
+        case when t.has_hours then
+            (date_diff('minute', timestamp '1970-01-05 00:00:00', b.received_at) + coalesce(z.offset_minutes, 0)) % 10080
+        end as week_minute
+    from billing b
+    cross join timed t
+    join stretches s on b.received_at >= s.starts_at and b.received_at < s.ends_at
+    join bands n on coalesce(b.input_tokens, 0) >= n.low and coalesce(b.input_tokens, 0) < n.high
+    left join book_offset z
+        on t.has_hours and b.timezone = z.timezone and b.received_at >= z.starts_at and b.received_at < z.ends_at
+    where b.rule in ('usage', 'input')
+),
+metered as (
+    select p.*, u.meter, u.own as quantity, m.optional
+    from placed p
+    join usage_lines u on p.raw_id = u.raw_id and p.raw_ordinal = u.raw_ordinal
+    join meter m on u.meter = m.name
+    where u.own > 0 and (p.rule = 'usage' or m.family = 'input')
+),
+calls as (
+    select p.*, 'request' as meter, cast(1 as bigint) as quantity, true as optional
+    from placed p where p.rule = 'usage'
+),
+billed_lines as (
+    select * from metered
+    union all
+    select * from calls
+)
+select * from billed_lines

@@ -1,0 +1,170 @@
+-- One row is one logical request with every fact of the ledger but its digest.
+-- check: status in ('ok', 'failed', 'client_gone', 'rejected', 'unknown')
+-- check: attempt_count >= 0 and retry_count + fallback_count <= attempt_count
+-- check: period is not null and wallet is not null and usage_source is not null
+-- check: select count(*) from ledger_facts having count(*) is distinct from (select count(distinct request_id) from members)
+-- check: select f.request_id from ledger_facts f left join (select request_id, sum(amount) as amount from charges group by request_id) c on f.request_id = c.request_id where f.final_charge is not null and f.final_charge is distinct from coalesce(c.amount, 0)
+-- check: select f.request_id from ledger_facts f left join (select request_id, -sum(amount) as amount from journal where wallet is not null and kind = 'charge' group by request_id) j on f.request_id = j.request_id where f.final_charge is not null and f.final_charge is distinct from coalesce(j.amount, 0)
+with firsts as (
+    select m.request_id, r.received_at as created_at, r.endpoint, r.api_model, r.headers, r.door, p.period
+    from members m
+    join received r on m.raw_id = r.raw_id
+    join book_period p on r.received_at >= p.starts_at and r.received_at < p.ends_at
+    where m.position = 1
+),
+lasts as (
+    -- the last recorded request decides; where nothing at all was recorded of its tries, its end is unknown
+    select m.request_id, s.outcome, s.http_status, s.own_status
+    from members m left join steps s on m.raw_id = s.raw_id
+    qualify row_number() over (partition by m.request_id order by m.position desc, s.raw_ordinal desc) = 1
+),
+counted as (
+    select
+        request_id,
+        cast(sum(case when ordinal > 0 then 1 else 0 end) as integer) as attempt_count,
+        cast(sum(case when reason in ('client_retry', 'retry', 'without_usage_option') then 1 else 0 end) as integer) as retry_count,
+        cast(sum(case when reason = 'fallback' then 1 else 0 end) as integer) as fallback_count,
+        min(case when ordinal > 0 then opened_at end) as first_opened_at,
+        max(closed_at) as last_closed_at
+    from steps group by request_id
+),
+costs as (
+    select
+        request_id,
+        case when sum(case when charge is null then 1 else 0 end) = 0 then cast(sum(charge) as decimal(38,12)) end as final_charge,
+        case when sum(case when list_charge is null then 1 else 0 end) = 0 then cast(sum(list_charge) as decimal(38,12)) end as list_charge
+    from attempt_charges group by request_id
+),
+-- the try that answered ok, else the last one: its facts stand for the request
+told as (
+    select s.*, s.outcome = 'ok' as is_served
+    from steps s where s.ordinal > 0
+    qualify row_number() over (partition by s.request_id order by case when s.outcome = 'ok' then 0 else 1 end, s.ordinal desc) = 1
+),
+channel_starts as (
+    select s.request_id, min(s.opened_at) as opened_at
+    from steps s join told t on s.request_id = t.request_id and s.channel = t.channel
+    where s.ordinal > 0 group by s.request_id
+),
+vendor_charges as (
+    select s.request_id, cast(sum(u.vendor_charge) as decimal(38,12)) as vendor_charge
+    from steps s join usage_totals u on s.raw_id = u.raw_id and s.raw_ordinal = u.raw_ordinal
+    group by s.request_id
+),
+primaries as (
+    select s.request_id, s.channel from steps s where s.ordinal = 1
+),
+backups as (
+    select request_id, channel from steps where ordinal > 0 and reason = 'fallback'
+    qualify row_number() over (partition by request_id order by ordinal desc) = 1
+),
+policy_places as (
+    select request_id, policy, min(raw_id || '/' || lpad(cast(raw_ordinal as varchar), 6, '0')) as place
+    from policies where policy is not null group by request_id, policy
+),
+policy_names as (
+    select request_id, string_agg(policy, '; ' order by place, policy) as failed_request_policy from policy_places group by request_id
+),
+entries as (
+    select l.request_id, l.entry_id
+    from charge_legs l join steps s on l.raw_id = s.raw_id and l.raw_ordinal = s.raw_ordinal
+    where l.wallet is not null
+    qualify row_number() over (partition by l.request_id order by case when s.outcome = 'ok' then 0 else 1 end, s.ordinal desc) = 1
+),
+adjustments as (
+    select
+        request_id, cast(sum(amount) as decimal(38,12)) as adjustment_amount,
+        string_agg(reason, '; ' order by posted_at, entry_id) as adjustment_reason
+    from admin_legs
+    where wallet is not null and request_id is not null and kind in ('adjustment', 'refund')
+    group by request_id
+),
+line_questions as (
+    select distinct
+        raw_id, raw_ordinal, coalesce(channel, '') as channel, coalesce(sent_model, '') as model, coalesce(service_tier, '') as service_tier,
+        input_band, at_or_after, coalesce(week_minute, -1) as week_minute
+    from billed_lines
+),
+unit_prices as (
+    select
+        q.raw_id, q.raw_ordinal,
+        max(case when p.meter = 'input' then p.charge_unit_price end) as input_unit_price,
+        max(case when p.meter = 'output' then p.charge_unit_price end) as output_unit_price
+    from line_questions q
+    join prices p
+        on q.channel = p.channel and q.model = p.model and q.service_tier = p.service_tier
+        and q.input_band = p.input_band and q.at_or_after = p.at_or_after and q.week_minute = p.week_minute
+    group by q.raw_id, q.raw_ordinal
+),
+ids as (
+    select f.request_id, json_extract_string(f.headers, '$."' || h.header || '"') as client_request_id
+    from firsts f join table_request_ids h on h.side = 'request'
+    where json_extract_string(f.headers, '$."' || h.header || '"') is not null
+    qualify row_number() over (partition by f.request_id order by h.priority) = 1
+),
+model_primaries as (
+    select api, channel from book_model_channel where position = 0
+),
+ledger_facts as (
+    select
+        f.request_id, f.created_at, f.period,
+        c.user_id, c.project, c.api_key_id, c.api_key_label, c.run_id, c.tags,
+        f.endpoint,
+        coalesce(b.public, f.api_model) as public_model,
+        f.api_model,
+        t.sent_model as upstream_model, t.served_model,
+        h.route,
+        case when f.door = 'gateway' then coalesce(mp.channel, pr.channel) else pr.channel end as primary_channel,
+        bk.channel as backup_channel,
+        case when t.is_served then t.channel end as served_channel,
+        coalesce(n.attempt_count, 0) as attempt_count,
+        coalesce(n.retry_count, 0) as retry_count,
+        coalesce(n.fallback_count, 0) as fallback_count,
+        case
+            when l.outcome is null or l.outcome = 'unknown' then 'unknown'
+            when l.outcome in ('ok', 'client_gone') then l.outcome
+            when l.outcome = 'rejected_by_proxy' then 'rejected'
+            else 'failed'
+        end as status,
+        coalesce(l.outcome, 'unknown') as outcome,
+        cast(coalesce(l.own_status, l.http_status) as integer) as http_status,
+        u.input_tokens, u.cached_input_tokens, u.cache_write_tokens, u.output_tokens, u.reasoning_tokens,
+        coalesce(u.usage_source, 'none') as usage_source,
+        cast(up.input_unit_price * cast(1000000 as decimal(18,0)) as decimal(38,12)) as input_price_per_mtok,
+        cast(up.output_unit_price * cast(1000000 as decimal(18,0)) as decimal(38,12)) as output_price_per_mtok,
+        case when k.request_id is null then cast(0 as decimal(38,12)) else k.list_charge end as list_charge,
+        case when k.request_id is null then cast(0 as decimal(38,12)) else k.final_charge end as final_charge,
+        v.vendor_charge,
+        st.currency,
+        h.bucket as balance_bucket,
+        c.wallet,
+        pn.failed_request_policy,
+        e.entry_id as wallet_entry_id,
+        a.adjustment_amount, a.adjustment_reason,
+        date_diff('microsecond', f.created_at, n.last_closed_at) // 1000 as latency_ms,
+        case when t.is_served then date_diff('microsecond', f.created_at, t.first_token_at) // 1000 end as first_token_ms,
+        case when n.fallback_count > 0 then date_diff('microsecond', n.first_opened_at, cs.opened_at) // 1000 end as fallback_latency_ms,
+        i.client_request_id, att.upstream_request_id, f.door
+    from firsts f
+    cross join setting st
+    join callers c on f.request_id = c.request_id
+    join lasts l on f.request_id = l.request_id
+    left join counted n on f.request_id = n.request_id
+    left join costs k on f.request_id = k.request_id
+    left join told t on f.request_id = t.request_id
+    left join book_channel h on t.channel = h.name
+    left join channel_starts cs on f.request_id = cs.request_id
+    left join usage_totals u on t.raw_id = u.raw_id and t.raw_ordinal = u.raw_ordinal
+    left join unit_prices up on t.raw_id = up.raw_id and t.raw_ordinal = up.raw_ordinal
+    left join attempts att on t.request_id = att.request_id and t.ordinal = att.ordinal
+    left join vendor_charges v on f.request_id = v.request_id
+    left join primaries pr on f.request_id = pr.request_id
+    left join backups bk on f.request_id = bk.request_id
+    left join policy_names pn on f.request_id = pn.request_id
+    left join entries e on f.request_id = e.request_id
+    left join adjustments a on f.request_id = a.request_id
+    left join ids i on f.request_id = i.request_id
+    left join book_model b on f.api_model = b.api
+    left join model_primaries mp on f.api_model = mp.api
+)
+select * from ledger_facts

@@ -1,0 +1,24 @@
+-- One row is one id under which a logical request can be looked up.
+-- check: id is not null and kind is not null and request_id is not null
+with chosen as (
+    select m.request_id, h.kind, json_extract_string(r.headers, '$."' || h.header || '"') as id
+    from members m join received r on m.raw_id = r.raw_id join table_request_ids h on h.side = 'request'
+),
+answered as (
+    select s.request_id, h.kind, json_extract_string(s.headers, '$."' || h.header || '"') as id
+    from steps s join table_request_ids h on h.side = 'response' where s.headers is not null
+),
+every as (
+    select request_id as id, 'request' as kind, request_id from requests_created
+    union all
+    select raw_id as id, 'linked' as kind, request_id from members where raw_id <> request_id
+    union all
+    select id, kind, request_id from chosen where id <> ''
+    union all
+    select id, kind, request_id from answered where id <> ''
+    union all
+    select response_id as id, 'response_id' as kind, request_id from steps where response_id <> ''
+    union all
+    select entry_id as id, 'wallet_entry_id' as kind, request_id from charge_legs where wallet is not null
+)
+select distinct id, kind, request_id from every

@@ -1,0 +1,25 @@
+-- One row is one month and API key: what went through it.
+-- check: requests > 0
+with limits as (
+    select id, monthly_limit from book_key
+    qualify row_number() over (partition by id order by coalesce(valid_from, timestamp '0001-01-01 00:00:00') desc) = 1
+),
+sums as (
+    select
+        period, api_key_id, api_key_label, user_id, project, wallet, currency,
+        cast(count(*) as bigint) as requests,
+        cast(sum(case when status = 'ok' then 1 else 0 end) as bigint) as ok,
+        cast(sum(case when status = 'rejected' then 1 else 0 end) as bigint) as rejected,
+        cast(sum(input_tokens) as bigint) as input_tokens,
+        cast(sum(output_tokens) as bigint) as output_tokens,
+        cast(coalesce(sum(final_charge), 0) as decimal(38,12)) as charged,
+        cast(sum(case when final_charge is null then 1 else 0 end) as bigint) as unpriced,
+        min(created_at) as first_used_at,
+        max(created_at) as last_used_at
+    from ledger group by period, api_key_id, api_key_label, user_id, project, wallet, currency
+)
+select
+    s.period, s.api_key_id, s.api_key_label, s.user_id, s.project, s.wallet, s.requests, s.ok, s.rejected,
+    s.input_tokens, s.output_tokens, s.charged, s.unpriced, cast(l.monthly_limit as decimal(38,12)) as monthly_limit,
+    s.first_used_at, s.last_used_at, s.currency
+from sums s left join limits l on s.api_key_id = l.id

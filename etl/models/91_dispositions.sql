@@ -1,0 +1,29 @@
+-- One row is one request as a door recorded it and where it ended: charged, free for a reason, or in suspense for a reason. Its
+-- further copies are duplicates of it. What a logical request's retries cost stands with each of them.
+-- check: disposition in ('charged', 'free', 'suspense') and (reason is null) = (disposition = 'charged')
+-- check: select count(*) as raw_rows from raw_request having count(*) is distinct from (select coalesce(sum(case when raw_rows > 0 then 1 else 0 end) + sum(duplicates), 0) from dispositions)
+with ended as (
+    select
+        raw_id,
+        sum(case when disposition = 'suspense' then 1 else 0 end) as suspended,
+        sum(case when disposition = 'charged' then 1 else 0 end) as charged,
+        min(case when disposition = 'suspense' then reason end) as suspense_reason,
+        min(case when disposition = 'free' then reason end) as free_reason
+    from attempt_charges group by raw_id
+)
+select
+    r.raw_id as raw_request_id, m.request_id, l.period,
+    case when e.suspended > 0 then 'suspense' when e.charged > 0 then 'charged' else 'free' end as disposition,
+    case
+        when e.raw_id is null then 'nothing was sent upstream'
+        when e.suspended > 0 then e.suspense_reason
+        when e.charged > 0 then null
+        else e.free_reason
+    end as reason,
+    cast(r.copies as bigint) as raw_rows,
+    cast(greatest(r.copies - 1, 0) as bigint) as duplicates,
+    r.writer, r.seq
+from received r
+join members m on r.raw_id = m.raw_id
+join ledger_facts l on m.request_id = l.request_id
+left join ended e on r.raw_id = e.raw_id

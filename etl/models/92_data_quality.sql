@@ -1,0 +1,136 @@
+-- One row is one thing a person should know about the data; where blocks_close is true its month cannot close while it stands.
+-- check: kind is not null and subject is not null and detail is not null and rows >= 0 and blocks_close is not null
+with acknowledged as (
+    select distinct json_extract_string(facts, '$.subject') as subject from admin_events where event = 'loss_acknowledged'
+),
+at_source as (
+    select f.kind, p.period, f.subject, f.detail, f.rows, f.blocks_close and a.subject is null as blocks_close
+    from source_finding f
+    left join book_period p on f.at >= p.starts_at and f.at < p.ends_at
+    left join acknowledged a on f.subject = a.subject
+),
+loss_events as (
+    select
+        'loss' as kind, p.period, e.event_id as subject,
+        'the proxy reported traffic that it could not record: ' || coalesce(e.reason, e.facts) as detail,
+        cast(coalesce(try_cast(json_extract_string(e.facts, '$.records') as bigint), 1) as bigint) as rows,
+        a.subject is null as blocks_close
+    from admin_events e
+    left join book_period p on e.at >= p.starts_at and e.at < p.ends_at
+    left join acknowledged a on e.event_id = a.subject
+    where e.event = 'loss'
+),
+clock_steps as (
+    select 'clock_step' as kind, p.period, e.event_id as subject, 'the clock stepped: ' || e.facts as detail, cast(1 as bigint) as rows, false as blocks_close
+    from admin_events e left join book_period p on e.at >= p.starts_at and e.at < p.ends_at
+    where e.event = 'clock_step'
+),
+faulty_entries as (
+    select 'faulty_entry' as kind, p.period, e.event_id as subject, e.event || ' is not booked: ' || e.fault as detail, cast(1 as bigint) as rows, true as blocks_close
+    from admin_events e left join book_period p on e.at >= p.starts_at and e.at < p.ends_at
+    where e.fault is not null
+),
+open_holds as (
+    select
+        'open_hold' as kind, l.period, a.raw_request_id || '/' || a.raw_ordinal as subject,
+        'sent to ' || coalesce(a.channel, '(lost)') || ', and its end was never recorded' as detail, cast(1 as bigint) as rows, true as blocks_close
+    from attempts a join ledger_facts l on a.request_id = l.request_id
+    where a.outcome = 'unknown' and a.disposition = 'suspense'
+),
+quarantined_usage as (
+    select
+        'quarantined_usage' as kind, l.period, v.raw_id || '/' || v.raw_ordinal as subject, v.fault as detail, cast(1 as bigint) as rows, true as blocks_close
+    from usage_verdicts v
+    join members m on v.raw_id = m.raw_id
+    join ledger_facts l on m.request_id = l.request_id
+    where v.fault is not null
+),
+lost_records as (
+    select
+        'lost_request_record' as kind, l.period, r.raw_id as subject,
+        'attempts of this request were found, its own record was not' as detail, cast(1 as bigint) as rows, true as blocks_close
+    from received r
+    join members m on r.raw_id = m.raw_id
+    join ledger_facts l on m.request_id = l.request_id
+    where r.copies = 0
+),
+lost_opens as (
+    select
+        'lost_attempt_record' as kind, l.period, s.raw_id || '/' || s.raw_ordinal as subject,
+        'the end of this attempt was found, its beginning was not' as detail, cast(1 as bigint) as rows, true as blocks_close
+    from steps s join ledger_facts l on s.request_id = l.request_id
+    where s.raw_ordinal > 0 and not s.is_opened
+),
+never_tried as (
+    select
+        'no_attempt' as kind, l.period, d.raw_request_id as subject,
+        'recorded, and neither sent upstream nor refused: the proxy stopped in between' as detail, cast(1 as bigint) as rows, false as blocks_close
+    from dispositions d join ledger_facts l on d.request_id = l.request_id
+    where d.reason = 'nothing was sent upstream'
+),
+copies as (
+    select
+        'duplicate' as kind, d.period, d.raw_request_id as subject,
+        'seen more than once; the first is ' || d.writer || ' ' || d.seq as detail, d.duplicates as rows, false as blocks_close
+    from dispositions d where d.duplicates > 0
+),
+unregistered as (
+    select
+        'unregistered_key' as kind, period, coalesce(api_key_id, '(no credential)') as subject,
+        'not in keys.toml: register it with `tokenledger key add`' as detail, cast(count(*) as bigint) as rows, false as blocks_close
+    from ledger_facts where api_key_label = 'unregistered' group by period, api_key_id
+),
+unknown_endpoints as (
+    select
+        'unknown_endpoint' as kind, l.period, r.method || ' ' || r.path as subject,
+        'relayed and recorded; its usage is not understood' as detail, cast(count(*) as bigint) as rows, false as blocks_close
+    from received r join members m on r.raw_id = m.raw_id join ledger_facts l on m.request_id = l.request_id
+    where r.billing = 'unknown' group by l.period, r.method, r.path
+),
+unmarked_ends as (
+    select
+        'no_terminal_marker' as kind, l.period, coalesce(s.channel, '(lost)') as subject,
+        'streams that ended clean, without the marker that ends a stream' as detail, cast(count(*) as bigint) as rows, false as blocks_close
+    from steps s join ledger_facts l on s.request_id = l.request_id
+    where s.notes like '%no_terminal_marker%' group by l.period, s.channel
+),
+estimates as (
+    select
+        'approximate_recount' as kind, l.period, coalesce(v.sent_model, '(no model)') as subject,
+        'counted with ' || min(v.encoding) || ', which is not known to be its encoding' as detail, cast(count(*) as bigint) as rows, false as blocks_close
+    from usage_verdicts v
+    join usage_totals u on v.raw_id = u.raw_id and v.raw_ordinal = u.raw_ordinal
+    join members m on v.raw_id = m.raw_id
+    join ledger_facts l on m.request_id = l.request_id
+    where u.usage_source = 'recounted' and v.approximate
+    group by l.period, v.sent_model
+),
+not_recounted as (
+    select
+        'not_recounted' as kind, l.period, n.raw_id || '/' || n.raw_ordinal as subject, n.reason as detail, cast(1 as bigint) as rows, true as blocks_close
+    from recount_note n
+    join members m on n.raw_id = m.raw_id
+    join ledger_facts l on m.request_id = l.request_id
+),
+unpriced_models as (
+    select
+        'unpriced' as kind, period, coalesce(channel, '(none)') || ' ' || coalesce(upstream_model, '(no model)') || coalesce(' ' || meter, '') as subject,
+        min(reason) as detail, cast(count(*) as bigint) as rows, true as blocks_close
+    from unpriced group by period, channel, upstream_model, meter
+)
+select * from at_source
+union all select * from loss_events
+union all select * from clock_steps
+union all select * from faulty_entries
+union all select * from open_holds
+union all select * from quarantined_usage
+union all select * from lost_records
+union all select * from lost_opens
+union all select * from never_tried
+union all select * from copies
+union all select * from unregistered
+union all select * from unknown_endpoints
+union all select * from unmarked_ends
+union all select * from estimates
+union all select * from not_recounted
+union all select * from unpriced_models
