@@ -1,0 +1,137 @@
+"""Every golden case through both doors, from the client's bytes to the receipt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import duckdb
+import pytest
+from etl.build import build
+
+from schemas.home import Home
+from tests.certs import Authority, Leaf
+from tests.clients import Door
+from tests.journey import Case, cases, prices_of, travel
+from tests.sidecar import Way, recorded, seal_all, sidecar, write_book
+from tests.upstream import Upstream
+
+CASES = cases()
+TRIPS = [pytest.param(case, door, id=f"{case.name}-{door}") for case in CASES for door in case.doors]
+
+
+@dataclass(frozen=True)
+class Travelled:
+    """What all journeys left: what each client got, the raw response rows and the published ledger."""
+
+    got: Mapping[str, tuple[int, bytes]]
+    responses: Mapping[str, dict[str, Any]]
+    ledger: duckdb.DuckDBPyConnection
+    home: Home
+
+    def rows(self, query: str, *values: object) -> list[dict[str, Any]]:
+        """A query's rows as dictionaries."""
+        cursor = self.ledger.execute(query, list(values))
+        names = [column[0] for column in cursor.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+@pytest.fixture(scope="module")
+def travelled(tmp_path_factory: pytest.TempPathFactory, authority: Authority, leaf: Leaf) -> Travelled:
+    """All cases through one sidecar, then one build."""
+    home = Home(tmp_path_factory.mktemp("golden") / "home")
+    return asyncio.run(_travel_all(home, authority, leaf))
+
+
+async def _travel_all(home: Home, authority: Authority, leaf: Leaf) -> Travelled:
+    got: dict[str, tuple[int, bytes]] = {}
+    async with Upstream(name="golden", tls=leaf) as upstream:
+        channels = sorted({case.channel for case in CASES} | {"official"}, key=lambda name: (name != "official", name))
+        write_book(
+            home,
+            [Way(name, f"{upstream.url}/{name}/v1", rules=_rules(name)) for name in channels],
+            models={case.model: [(case.channel, case.model)] for case in CASES if case.model and case.channel != "official"},
+            prices=prices_of(CASES),
+        )
+        with sidecar(home, "--upstream-ca", str(authority.cert)) as running:
+            for case in CASES:
+                for name in case.doors:
+                    upstream.queue.append(case.answer())
+                    door = Door(f"{upstream.url}/{case.channel}/v1", proxy=running.forward, ca=home.ca / "mitmproxy-ca-cert.pem")
+                    got[case.id(name)] = await travel(case, Door(running.base_url) if name == "gateway" else door, name)
+    by_request = {response["request_id"]: response for response in recorded(home, "response") if response["ordinal"]}
+    seal_all(home)
+    build(home)
+    ledger = duckdb.connect(str(home.ledger_file), read_only=True)
+    ids = dict(ledger.execute("select client_request_id, request_id from ledger").fetchall())
+    return Travelled(got, {name: by_request[raw] for name, raw in ids.items() if raw in by_request}, ledger, home)
+
+
+def _rules(channel: str) -> str:
+    """No retries, so that one answer serves one case; a channel named after a dialect speaks it."""
+    dialect = "" if channel == "official" or channel.startswith("plain") else f'usage_dialect = "{channel}"\n'
+    return f"max_retries = 0\n{dialect}"
+
+
+@pytest.mark.parametrize(("case", "door"), TRIPS)
+def test_the_bytes_reach_the_client_unchanged(travelled: Travelled, case: Case, door: str) -> None:
+    """What the upstream sent is what the client got."""
+    assert travelled.got[case.id(door)] == (case.response.get("status", 200), case.answered_bytes())
+
+
+@pytest.mark.parametrize(("case", "door"), TRIPS)
+def test_the_raw_record_says_what_was_seen(travelled: Travelled, case: Case, door: str) -> None:
+    """The columns that the case names, as the proxy recorded them."""
+    response = travelled.responses[case.id(door)]
+    assert {name: response[name] for name in case.record} == case.record
+
+
+@pytest.mark.parametrize(("case", "door"), TRIPS)
+def test_the_ledger_row_and_the_charge_are_those_worked_by_hand(travelled: Travelled, case: Case, door: str) -> None:
+    """Columns, meters and the charge to the last digit."""
+    (row,) = travelled.rows("select * from ledger where client_request_id = ?", case.id(door))
+    assert {name: _written(row[name]) for name in case.ledger} == {name: _written(value) for name, value in case.ledger.items()}
+    if case.meters is not None:
+        lines = travelled.rows("select meter, quantity, unit_price, amount from charges where request_id = ?", row["request_id"])
+        assert {line["meter"]: int(line["quantity"]) for line in lines} == case.meters
+        assert all(line["amount"] == line["quantity"] * line["unit_price"] for line in lines)
+
+
+def _written(value: object) -> object:
+    """Amounts compare by value whatever zeros they are written with; `null` stands for an unknown."""
+    if isinstance(value, Decimal):
+        return value.normalize()
+    if value == "null":
+        return None
+    if isinstance(value, str):
+        try:
+            return Decimal(value).normalize()
+        except ArithmeticError:
+            return value
+    return value
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_both_doors_tell_the_same_story(travelled: Travelled, case: Case) -> None:
+    """Apart from the door, the ids and the times, a case's rows are equal."""
+    same = "status, outcome, http_status, input_tokens, output_tokens, usage_source, final_charge, balance_bucket, served_model, upstream_model"
+    stories = [travelled.rows(f"select {same} from ledger where client_request_id = ?", case.id(door))[0] for door in case.doors]
+    assert all(story == stories[0] for story in stories)
+
+
+def test_the_count_of_golden_cases_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever reads the test's output sees how many there are, and that each says a sentence and has a charge or its absence."""
+    with capsys.disabled():
+        print(f"\n{len(CASES)} golden cases, {len(TRIPS)} journeys")  # noqa: T201 - the count is for whoever runs the tests
+    assert all(case.says.endswith(".") for case in CASES)
+    assert all("final_charge" in case.ledger for case in CASES)
+
+
+def test_the_key_that_all_cases_used_is_nowhere_below_the_home(travelled: Travelled) -> None:
+    """Not in a spool segment, a Parquet file, the ledger or a log."""
+    files = [path for path in travelled.home.root.rglob("*") if path.is_file()]
+    assert len(files) > 5
+    assert [path for path in files if b"sk-golden-0123456789abcdef" in path.read_bytes()] == []
