@@ -52,10 +52,10 @@ class Desk:
         """The present instant."""
         return self._clock.now()
 
-    def exchange(self, head: RequestHead, client: Client) -> Exchange:
-        """A new exchange for a request whose head has come."""
+    def exchange(self, head: RequestHead, client: Client, *, parent: str | None = None) -> Exchange:
+        """A new exchange for a request whose head has come, or for a turn of the WebSocket that `parent` opened."""
         self.counters.requests += 1
-        return Exchange(str(uuid_utils.uuid7()), head, client, self._recording, self.now())
+        return Exchange(str(uuid_utils.uuid7()), head, client, self._recording, self.now(), parent=parent)
 
     async def open(self, records: Sequence[Record], *, refuse: bool) -> None:
         """Make OPEN durable. Where that fails: raise Refused, or count the loss and let the request pass."""
@@ -75,6 +75,12 @@ class Desk:
         self.live.add(attempt)
         self._idle.clear()
 
+    def unwatch(self, attempt: AttemptCapture) -> None:
+        """Nobody waits for this attempt any more: it is closed, or it is a connection whose turns are watched instead."""
+        self.live.discard(attempt)
+        if not self.live:
+            self._idle.set()
+
     async def idle(self) -> None:
         """Wait until no attempt is live."""
         await self._idle.wait()
@@ -82,9 +88,7 @@ class Desk:
     def close(self, attempt: AttemptCapture, ending: str, *, relayed: bool, error: str | None = None) -> None:
         """Close an attempt and hand its records in; the first ending stands."""
         records = attempt.close(ending, self.now(), relayed=relayed, error=error)
-        self.live.discard(attempt)
-        if not self.live:
-            self._idle.set()
+        self.unwatch(attempt)
         if records:
             self.counters.closed += 1
             self.record(records)

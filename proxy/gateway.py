@@ -29,17 +29,14 @@ from proxy.permissions import Permissions, Refusal
 from proxy.ports import PortInUseError
 from proxy.routing import Failure, Next, NoRouteError, Plans, Route, Target
 from proxy.splice import set_form_field, set_member
+from proxy.upstream import BROKEN, CONNECT_TIMEOUT_S, HEADER_LIMIT, session, what_failed
 from schemas.records import Instant, Record
 
 BASE_PATH = "/v1"
-HEADER_LIMIT = 64 << 10
-CONNECT_TIMEOUT_S = 30.0
 READ_ASIDE_S = 10.0
 READ_ASIDE_BYTES = 1 << 20
 # aiohttp copies a body in one go below this size, and reads a larger one piece by piece.
 COPIED_BYTES = 1 << 20
-
-_BROKEN = (aiohttp.ClientError, OSError, TimeoutError)
 
 
 class _CannotChangeError(Exception):
@@ -101,15 +98,7 @@ class GatewayDoor:
 
     async def start(self) -> int:
         """Listen; the port in use. Raises PortInUseError."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=self._tls, ttl_dns_cache=30),
-            auto_decompress=False,
-            trust_env=False,  # our own traffic must not pass a proxy of the environment, which may be the other door
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-            max_line_size=HEADER_LIMIT,
-            max_field_size=HEADER_LIMIT,
-        )
+        self._session = session(self._tls)
         server = _Server(
             self._handle, self.desk, auto_decompress=False, max_line_size=HEADER_LIMIT, max_field_size=HEADER_LIMIT, access_log=None
         )
@@ -170,7 +159,7 @@ class _Passage:
         exchange, desk = self._exchange, self._desk
         try:
             self._body = await self._read_request()
-        except _BROKEN:
+        except BROKEN:
             now = desk.now()
             gone = exchange.own_answer(None, "refused", "the client left before its request was complete", now, client_gone_at=now)
             desk.record([exchange.request_end(), *exchange.request_body(now), gone])
@@ -222,8 +211,8 @@ class _Passage:
                         response = await self._send(step.target, body, headers)
                         attempt.head(response.status, pairs(response.raw_headers), desk.now())
                         first = await response.content.readany()
-                except _BROKEN as error:
-                    failure, ending = _what_failed(error)
+                except BROKEN as error:
+                    failure, ending = what_failed(error)
                     words = str(error) or type(error).__name__
                     if self._gone_at() and ending == "timeout":
                         ending, words = "client_gone", "the client left, and no answer came in time"
@@ -303,7 +292,7 @@ class _Passage:
         return URL(target.channel.base_url + self._head.path.removeprefix(BASE_PATH) + query, encoded=True)
 
     async def _send(self, target: Target, body: bytes, headers: CIMultiDict[str] | None) -> aiohttp.ClientResponse:
-        """Send one try and wait for its head. Raises one of _BROKEN."""
+        """Send one try and wait for its head. Raises one of BROKEN."""
         if headers is None:
             raise aiohttp.ClientConnectionError(f"{target.channel.api_key_env}, which holds this channel's credential, is not set")
         limit_s = target.channel.timeout_s
@@ -321,7 +310,7 @@ class _Passage:
                 while len(rest) < READ_ASIDE_BYTES and (chunk := await response.content.readany()):
                     attempt.chunk(chunk, self._desk.now())
                     rest += chunk
-        except _BROKEN:
+        except BROKEN:
             return rest  # relaying or reading aside meets the same fault again, and records it
         return rest
 
@@ -332,7 +321,7 @@ class _Passage:
             async with asyncio.timeout(READ_ASIDE_S):
                 while chunk := await response.content.readany():
                     attempt.chunk(chunk, self._desk.now())
-        except _BROKEN as error:
+        except BROKEN as error:
             ending, words = "upstream_truncated", str(error) or type(error).__name__
         self._desk.close(attempt, ending, relayed=False, error=words)
 
@@ -356,7 +345,7 @@ class _Passage:
                     await self._write(relayed, hidden.feed(chunk) if hidden is not None else chunk)
                     chunk = await response.content.readany()
                     attempt.chunk(chunk, desk.now())
-        except _BROKEN as error:
+        except BROKEN as error:
             ending = "timeout" if isinstance(error, TimeoutError) else "upstream_truncated"
             words = str(error) or type(error).__name__
         if hidden is not None:
@@ -439,12 +428,3 @@ class _Passage:
     async def _answer(self, status: int, words: str, kind: str, code: str) -> web.StreamResponse:
         headers = {**answers.HEADERS, ID_HEADER: self._exchange.request_id}
         return web.Response(status=status, body=answers.body(words, kind, code), headers=headers)
-
-
-def _what_failed(error: BaseException) -> tuple[Failure, str]:
-    """A broken attempt as the routing rules' failure and as the record's ending."""
-    if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
-        return "timeout", "timeout"
-    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError) or type(error) is aiohttp.ClientConnectionError:
-        return "connect", "connect_error"
-    return "connect", "upstream_truncated"

@@ -72,6 +72,8 @@ RESPONSE_PREFIXES = (
 _SECRET_NAME = re.compile(r"(?i)api[-_]?key|auth|token(?!s)|secret|password|cookie|signature|virtual-key|^x-litellm-key-")
 
 _CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
+# A browser cannot set headers on a WebSocket, so vendors take the key as one of the subprotocols that it offers.
+SECRET_SUBPROTOCOLS = ("openai-insecure-api-key.", "xai-client-secret.")
 _SECRET_PARAMETERS = frozenset(
     "key api_key api-key apikey access_token token auth authorization sig signature secret client_secret password code x-api-key".split()
 )
@@ -121,11 +123,18 @@ def credential(headers: Headers, query: str) -> tuple[str, str] | None:
         lower = name.lower()
         if lower in _CREDENTIAL_HEADERS and value.strip():
             found.setdefault(lower, value.strip())
+        if lower == "sec-websocket-protocol":
+            for offer in (part.strip() for part in value.split(",")):
+                secret = next((offer[len(prefix) :] for prefix in SECRET_SUBPROTOCOLS if offer.startswith(prefix)), "")
+                if secret:
+                    found.setdefault(lower, secret)
     for name in _CREDENTIAL_HEADERS:
         if name in found:
             scheme, _, rest = found[name].partition(" ")
             bare = rest.strip() if name == "authorization" and scheme.lower() in ("bearer", "basic") and rest else found[name]
             return bare, name
+    if "sec-websocket-protocol" in found:
+        return found["sec-websocket-protocol"], "sec-websocket-protocol"
     for pair in query.split("&"):
         name, _, value = pair.partition("=")
         if unquote(name).lower() in _SECRET_PARAMETERS and value:
