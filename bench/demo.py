@@ -204,11 +204,11 @@ def _assignments(table: Mapping[str, Any]) -> str:
 
 
 def tokenledger(home: Path, *arguments: str, stdin: str = "") -> str:
-    """What one `tokenledger` command prints; DemoError with its own words when it fails."""
+    """What one `tokenledger` command prints as its result; its progress and its errors go to our stderr."""
     command = [sys.executable, "-m", "tokenledger", "--home", str(home), *arguments]
-    done = subprocess.run(command, input=stdin, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, input=stdin, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        raise DemoError(f"tokenledger {shlex.join(arguments)} ended with {done.returncode}: {done.stderr.strip()}")
+        raise DemoError(f"tokenledger {shlex.join(arguments)} ended with {done.returncode}; its own words are above")
     return done.stdout
 
 
