@@ -110,17 +110,17 @@ def _is_select(law: str) -> bool:
 
 def _hold(connection: duckdb.DuckDBPyConnection, model: str, law: str) -> None:
     offending = law if _is_select(law) else f'SELECT * FROM "{model}" WHERE ({law}) IS DISTINCT FROM true'
-    cursor = connection.execute(offending)
-    sample = cursor.fetchmany(SAMPLE_ROWS)
+    cursor = connection.execute(f"SELECT * FROM ({offending}) LIMIT {SAMPLE_ROWS}")
+    columns = [column[0] for column in cursor.description or ()]
+    sample = cursor.fetchall()
     if sample:
-        columns = [column[0] for column in cursor.description or ()]
-        counted = connection.execute(f"SELECT count(*) FROM ({offending})").fetchone()
-        raise CheckFailed(model, law, counted[0] if counted else len(sample), columns, sample)
+        ((count,),) = connection.execute(f"SELECT count(*) FROM ({offending})").fetchall()
+        raise CheckFailed(model, law, count, columns, sample)
 
 
 def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
-    row = connection.execute(f'SELECT count(*) FROM "{table}"').fetchone()
-    return int(row[0]) if row else 0
+    ((count,),) = connection.execute(f'SELECT count(*) FROM "{table}"').fetchall()
+    return int(count)
 
 
 def read_models(folder: Path = MODELS) -> tuple[Model, ...]:

@@ -6,7 +6,7 @@ with facts as (
     select
         t.*,
         r.received_at, r.endpoint, r.billing, r.expects_output,
-        t.http_status between 200 and 299 as is_success,
+        (t.http_status between 200 and 299 or t.http_status = 101) as is_success,
         t.terminal is not null or t.ending = 'complete' as is_whole,
         regexp_matches(coalesce(t.finish_reasons, ''), '(^| )(content_filter|refusal|SAFETY)( |$)') as is_refusal,
         coalesce(json_extract_string(t.error_object, '$.code'), json_extract_string(t.error_object, '$.error.code'), '') as error_code

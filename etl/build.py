@@ -1,0 +1,215 @@
+"""One build: everything recorded, through the models, published whole; and the preview, the same over what came since.
+
+Both run the same models on the same tables. A build replaces the published ledger or leaves it as it was; a preview
+publishes nothing, so that a receipt can be shown a second after its call.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, timedelta
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from etl import kernel
+from etl.kernel import Model, Progress, Report, Step
+from etl.lookup import lookup_tables
+from etl.recount import recount
+from etl.sources import OPENING, ROW_KINDS, Sources, read_sources, register, register_book, table
+from schemas.book import Book, load_book
+from schemas.errors import LedgerError
+from schemas.home import Home
+
+LOCK_FILE = "build.lock"
+CONTEXT_DAYS = 3  # how far back a preview looks for what a new record belongs to; an SDK's retries come within one
+
+
+class BuildRunningError(LedgerError):
+    """Another build of this home is under way."""
+
+    def __init__(self, home: Home) -> None:
+        super().__init__(f"another build of {home.root} is running", "wait until it is done, then run `tokenledger ledger` again")
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """What a build published."""
+
+    path: Path
+    requests: int
+    attempts: int
+    charged: Decimal  # the sum of all known charges
+    currency: str
+    unpriced: int  # rows of `unpriced`
+    blockers: int  # rows of `data_quality` that keep a month from closing
+    periods: tuple[str, ...]
+    seconds: float
+
+
+def silent(progress: Progress) -> None:
+    """Report nothing."""
+
+
+def build(home: Home, *, progress: Report = silent, threads: int | None = None, memory_limit: str | None = None) -> BuildResult:
+    """Build everything recorded and publish it; the old ledger stays on any failure.
+
+    Raises BookError, ManifestError, BuildRunningError or CheckFailed.
+    """
+    began = time.perf_counter()
+    book = load_book(home.book)
+    with _lock(home) as spill_to, kernel.open_engine(memory_limit=memory_limit, threads=threads, spill_to=spill_to) as connection:
+        sources = read_sources(home)
+        register(connection, sources)
+        for kind in ROW_KINDS:
+            connection.execute(f"CREATE VIEW raw_{kind} AS SELECT * FROM all_{kind}")
+        table(connection, "opening", OPENING.empty_table())
+        _run(connection, sources, book, progress)
+        kernel.publish(connection, home.ledger_file)
+        return _result(connection, home.ledger_file, book, time.perf_counter() - began)
+
+
+def _run(connection: duckdb.DuckDBPyConnection, sources: Sources, book: Book, progress: Report) -> None:
+    for name, rows in lookup_tables().items():
+        table(connection, name, rows)
+    register_book(connection, book)
+    steps: list[Model | Step] = [*kernel.read_models(), Step("33", "recount", partial(recount, sources=sources))]
+    kernel.run(connection, steps, progress)
+
+
+def _result(connection: duckdb.DuckDBPyConnection, path: Path, book: Book, seconds: float) -> BuildResult:
+    ((requests, attempts, charged, unpriced, blockers),) = connection.execute(
+        """
+        SELECT (SELECT count(*) FROM ledger), (SELECT count(*) FROM attempts),
+            (SELECT coalesce(sum(final_charge), 0)::DECIMAL(38,12) FROM ledger),
+            (SELECT count(*) FROM unpriced), (SELECT count(*) FROM data_quality WHERE blocks_close)
+        """
+    ).fetchall()
+    periods = connection.execute("SELECT period FROM periods ORDER BY period").fetchall()
+    return BuildResult(
+        path, requests, attempts, charged, book.settings.currency, unpriced, blockers, tuple(found for (found,) in periods), seconds
+    )
+
+
+@contextmanager
+def _lock(home: Home) -> Iterator[Path]:
+    """Hold the home's build lock; gives a folder to spill into, gone afterwards. Raises BuildRunningError."""
+    home.ledger.mkdir(mode=0o700, parents=True, exist_ok=True)
+    spill_to = home.ledger / ".spill"
+    descriptor = os.open(home.ledger / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BuildRunningError(home) from None
+        for left in home.ledger.glob(f".{home.ledger_file.name}.*"):  # of a build that was killed
+            left.unlink()
+        yield spill_to
+        shutil.rmtree(spill_to, ignore_errors=True)
+    finally:
+        os.close(descriptor)
+
+
+# ---- the preview ----
+
+
+def preview(home: Home, asked: str) -> duckdb.DuckDBPyConnection:
+    """The contract tables in memory, over what the published ledger has not read yet and over the request `asked` names.
+
+    A request that a new record belongs to (a late end, an SDK's retry) comes in whole, as far back as CONTEXT_DAYS. Wallet
+    balances go on from the published ones. The caller closes the connection.
+    """
+    book = load_book(home.book)
+    connection = kernel.open_engine()
+    try:
+        if home.ledger_file.exists():
+            connection.execute(f"ATTACH '{str(home.ledger_file).replace(chr(39), chr(39) * 2)}' AS published (READ_ONLY)")
+            sources = _narrow(connection, home, asked)
+            connection.execute("DETACH published")
+        else:
+            sources = read_sources(home)
+            register(connection, sources)
+            for kind in ROW_KINDS:
+                connection.execute(f"CREATE VIEW raw_{kind} AS SELECT * FROM all_{kind}")
+            table(connection, "opening", OPENING.empty_table())
+        _run(connection, sources, book, silent)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _narrow(connection: duckdb.DuckDBPyConnection, home: Home, asked: str) -> Sources:
+    """Register only what is new since the published ledger and what that belongs to; opening balances without the latter."""
+    after: dict[str, int] = dict(connection.execute("SELECT writer, last_seq FROM published.build_inputs").fetchall())
+    ((newest,),) = connection.execute("SELECT strftime(max(created_at), '%Y-%m-%d') FROM published.ledger").fetchall()
+    since = str(date.fromisoformat(newest) - timedelta(days=CONTEXT_DAYS)) if newest else ""
+    sources = read_sources(home, after=after, since=since)
+    register(connection, sources)
+    positions = pa.table({"writer": pa.array(after, pa.string()), "last_seq": pa.array(after.values(), pa.int64())})
+    table(connection, "source_after", positions)
+    connection.execute(
+        f"CREATE TABLE needed AS {_NEEDED}",
+        {"asked": asked},
+    )
+    for kind in ROW_KINDS:
+        mine = _NEW if kind == "event" else "r.request_id IN (SELECT raw_id FROM needed)"
+        connection.execute(
+            f"CREATE TABLE raw_{kind} AS SELECT r.* FROM all_{kind} r LEFT JOIN source_after a ON r.writer = a.writer WHERE {mine}"
+        )
+    connection.execute(f"CREATE TABLE opening AS {_OPENING}")
+    return sources
+
+
+_NEW = "r.seq > coalesce(a.last_seq, 0)"
+
+# Raw requests that are new, that have a new attempt or end, or that is asked for; then those of the same call (an SDK
+# sends it again with an equal body); then all that the published ledger counts to the same logical requests.
+_NEEDED = f"""
+    WITH fresh AS (
+        SELECT r.request_id FROM all_request r LEFT JOIN source_after a ON r.writer = a.writer WHERE {_NEW}
+        UNION SELECT r.request_id FROM all_attempt r LEFT JOIN source_after a ON r.writer = a.writer WHERE {_NEW}
+        UNION SELECT r.request_id FROM all_response r LEFT JOIN source_after a ON r.writer = a.writer WHERE {_NEW}
+        UNION SELECT d.raw_request_id FROM published.dispositions d
+            WHERE d.request_id IN (SELECT request_id FROM published.request_ids WHERE id = $asked)
+    ),
+    retried AS (
+        SELECT DISTINCT credential, path, match_sha256 FROM all_request
+        WHERE request_id IN (SELECT request_id FROM fresh) AND headers LIKE '%x-stainless-retry-count%'
+            AND try_cast(json_extract_string(headers, '$."x-stainless-retry-count"') AS INTEGER) > 0
+    ),
+    related AS (
+        SELECT request_id FROM fresh
+        UNION
+        SELECT r.request_id FROM all_request r JOIN retried t
+            ON r.credential IS NOT DISTINCT FROM t.credential AND r.path = t.path AND r.match_sha256 IS NOT DISTINCT FROM t.match_sha256
+    )
+    SELECT request_id AS raw_id FROM related
+    UNION
+    SELECT b.raw_request_id FROM published.dispositions a JOIN published.dispositions b ON a.request_id = b.request_id
+    WHERE a.raw_request_id IN (SELECT request_id FROM related)
+"""
+
+# Balances as published, less what the preview will post again.
+_OPENING = """
+    WITH again AS (
+        SELECT DISTINCT request_id FROM published.dispositions WHERE raw_request_id IN (SELECT raw_id FROM needed)
+    ),
+    movements AS (
+        SELECT wallet, bucket, currency, balance AS amount FROM published.wallet_balances
+        UNION ALL
+        SELECT s.wallet, s.bucket, j.currency, -s.amount
+        FROM published.wallet_statement s JOIN published.journal j ON s.entry_id = j.entry_id
+        WHERE s.kind IN ('charge', 'suspense') AND s.request_id IN (SELECT request_id FROM again)
+    )
+    SELECT wallet, bucket, currency, CAST(sum(amount) AS DECIMAL(38,12)) AS balance FROM movements GROUP BY ALL
+"""

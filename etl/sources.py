@@ -1,0 +1,283 @@
+"""What a build reads: sealed files that are what the manifest says they are, frames not sealed yet, the book, and the months.
+
+Nothing is found by looking into folders: a file that no manifest line names does not exist. A file whose SHA-256 is not
+the manifest's is quarantined, its rows are not read and its month cannot close; the build goes on with the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import duckdb
+import pyarrow as pa
+
+from schemas import manifest
+from schemas.book import Book
+from schemas.frames import Damage, Frame
+from schemas.home import Home
+from schemas.instants import from_datetime, to_datetime
+from schemas.manifest import Seal, SealedFile
+from schemas.records import ARROW, KINDS
+from schemas.spool import unsealed
+
+ROW_KINDS = ("request", "attempt", "response", "event")
+HASHERS = 4
+
+_DAY = timedelta(days=1)
+_FINDING = pa.schema(
+    [
+        ("kind", pa.string()),
+        ("subject", pa.string()),
+        ("detail", pa.string()),
+        ("rows", pa.int64()),
+        ("at", pa.timestamp("us")),
+        ("blocks_close", pa.bool_()),
+    ]
+)
+_POSITION = pa.schema([("writer", pa.string()), ("last_seq", pa.int64())])
+_PERIOD = pa.schema([("period", pa.string()), ("starts_at", pa.timestamp("us")), ("ends_at", pa.timestamp("us"))])
+_OFFSET = pa.schema(
+    [("timezone", pa.string()), ("starts_at", pa.timestamp("us")), ("ends_at", pa.timestamp("us")), ("offset_minutes", pa.int64())]
+)
+OPENING = pa.schema([("wallet", pa.string()), ("bucket", pa.string()), ("currency", pa.string()), ("balance", pa.decimal128(38, 12))])
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong with what was to be read; a row of data_quality later."""
+
+    kind: str
+    subject: str
+    detail: str
+    rows: int
+    at: int | None  # microseconds; places it in a month
+    blocks_close: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The raw records of a home: whole sealed files by kind, unsealed rows by kind, and how far each journal was read."""
+
+    raw: Path
+    files: Mapping[str, tuple[Path, ...]]
+    rows: Mapping[str, pa.Table]
+    body_files: tuple[SealedFile, ...]  # not verified yet: bodies are read for a recount only
+    findings: tuple[Finding, ...]
+    positions: Mapping[str, int]
+
+
+def date_of(file: SealedFile) -> str:
+    """The UTC date of its folder, YYYY-MM-DD."""
+    return file.path.split("date=", 1)[-1][:10]
+
+
+def is_whole(path: Path, file: SealedFile) -> bool:
+    """Whether the file is there and has the manifest's SHA-256."""
+    try:
+        with path.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest() == file.sha256
+    except OSError:
+        return False
+
+
+def quarantine(file: SealedFile) -> Finding:
+    """The finding for a file that is missing or is not what was sealed."""
+    try:
+        at = from_datetime(datetime.fromisoformat(date_of(file)).replace(tzinfo=UTC))
+    except ValueError:
+        at = None
+    detail = "missing, or not the bytes that were sealed (SHA-256 differs): restore it from a copy"
+    return Finding("quarantined_file", f"raw/{file.path}", detail, file.rows, at, True)
+
+
+def read_sources(home: Home, *, after: Mapping[str, int] | None = None, since: str = "") -> Sources:
+    """Everything recorded; with `after`, only files that hold frames past those positions or days from `since` (YYYY-MM-DD) on.
+
+    Raises ManifestError; a bad file or frame is a finding.
+    """
+    seals = manifest.read(home.manifest)
+    sealed = manifest.sealed_up_to(seals)
+    named = [file for seal in seals for file in seal.files if after is None or _is_wanted(seal, file, after, since)]
+    row_files = [file for file in named if file.kind in ROW_KINDS]
+    with ThreadPoolExecutor(HASHERS) as pool:
+        whole = list(pool.map(lambda file: is_whole(home.raw / file.path, file), row_files))
+    files: dict[str, list[Path]] = {kind: [] for kind in ROW_KINDS}
+    findings: list[Finding] = []
+    for file, good in zip(row_files, whole, strict=True):
+        if good:
+            files[file.kind].append(home.raw / file.path)
+        else:
+            findings.append(quarantine(file))
+    findings.extend(_losses(seals))
+    frames: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+    positions = dict(sealed)
+    findings.extend(_collect(unsealed(home, sealed), positions, frames))
+    return Sources(
+        raw=home.raw,
+        files={kind: tuple(paths) for kind, paths in files.items()},
+        rows={kind: pa.Table.from_pylist(frames[kind], schema=ARROW[kind]) for kind in KINDS},
+        body_files=tuple(file for file in named if file.kind == "body"),
+        findings=tuple(findings),
+        positions=positions,
+    )
+
+
+def _is_wanted(seal: Seal, file: SealedFile, after: Mapping[str, int], since: str) -> bool:
+    return seal.last_seq > after.get(seal.writer, 0) or date_of(file) >= since
+
+
+def _losses(seals: Iterable[Seal]) -> Iterator[Finding]:
+    for seal in seals:
+        for first, last in seal.missing:
+            yield _loss(seal.writer, first, last, seal.sealed_at)
+
+
+def _loss(writer: str, first: int, last: int, at: int | None) -> Finding:
+    detail = "records that the journal counted and that are not there: acknowledge the loss, or restore the journal from a copy"
+    return Finding("loss", f"{writer} {first}-{last}", detail, last - first + 1, at, True)
+
+
+def _collect(
+    found: Iterable[tuple[str, Frame | Damage, Path]], positions: dict[str, int], frames: dict[str, list[dict[str, Any]]]
+) -> Iterator[Finding]:
+    """Sort whole frames into `frames` and count `positions` on; a finding for each gap and each stretch of damage before one.
+
+    Damage after a journal's last frame is a record being written just now, or one that was never acknowledged: no loss.
+    """
+    damaged: dict[str, tuple[Path, Damage]] = {}
+    for writer, piece, path in found:
+        if isinstance(piece, Damage):
+            damaged[writer] = (path, piece)
+            continue
+        at = piece.fields[KINDS[piece.kind].instant]
+        expected = positions.get(writer, 0) + 1
+        if piece.seq > expected:
+            yield _loss(writer, expected, piece.seq - 1, at)
+        if writer in damaged:
+            segment, damage = damaged.pop(writer)
+            subject = f"{segment.parent.name}/{segment.name} bytes {damage.offset}-{damage.end}"
+            yield Finding("damage", subject, "no whole record could be read here", 1, at, False)
+        positions[writer] = max(positions.get(writer, 0), piece.seq)
+        frames[piece.kind].append({**piece.fields, "writer": writer, "seq": piece.seq})
+
+
+def register(connection: duckdb.DuckDBPyConnection, sources: Sources) -> None:
+    """Make every record visible as `all_<kind>`, and findings and positions as `source_finding` and `source_position`."""
+    for kind in ROW_KINDS:
+        connection.register(f"unsealed_{kind}", sources.rows[kind])
+        columns = ", ".join(f'"{name}"' for name in ARROW[kind].names)
+        select = f"SELECT {columns} FROM unsealed_{kind}"
+        if sources.files[kind]:
+            listed = ", ".join(f"'{str(path).replace(chr(39), chr(39) * 2)}'" for path in sources.files[kind])
+            read = f"read_parquet([{listed}], union_by_name = true, hive_partitioning = false)"
+            # by name, so that a column which older files do not have reads as null
+            select = f"SELECT {columns} FROM (SELECT * FROM {read} UNION ALL BY NAME SELECT * FROM unsealed_{kind})"
+        connection.execute(f"CREATE VIEW all_{kind} AS {select}")
+    connection.execute(
+        'CREATE TABLE source_finding (kind VARCHAR, subject VARCHAR, detail VARCHAR, rows BIGINT, "at" TIMESTAMP, blocks_close BOOLEAN)'
+    )
+    add_findings(connection, sources.findings)
+    positions = [{"writer": writer, "last_seq": seq} for writer, seq in sorted(sources.positions.items())]
+    table(connection, "source_position", pa.Table.from_pylist(positions, _POSITION))
+
+
+def add_findings(connection: duckdb.DuckDBPyConnection, findings: Sequence[Finding]) -> None:
+    """Append to `source_finding`, each finding once."""
+    if findings:
+        rows = [{name: getattr(finding, name) for name in _FINDING.names} for finding in dict.fromkeys(findings)]
+        connection.register("found", pa.Table.from_pylist(rows, _FINDING))
+        connection.execute("INSERT INTO source_finding SELECT * FROM found")
+        connection.unregister("found")
+
+
+def table(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
+    """Make `rows` a table of their own on the connection."""
+    connection.register(f"arrow_{name}", rows)
+    connection.execute(f'CREATE TABLE "{name}" AS SELECT * FROM arrow_{name}')
+    connection.unregister(f"arrow_{name}")
+
+
+def register_book(connection: duckdb.DuckDBPyConnection, book: Book) -> None:
+    """Make the book visible as its tables, `setting`, and, for the time that `raw_` rows and findings span, months and offsets."""
+    for name, rows in book.tables().items():
+        table(connection, name, rows)
+    settings = {"currency": [book.settings.currency], "timezone": [str(book.settings.timezone)]}
+    table(connection, "setting", pa.table(settings))
+    span = _span(connection)
+    table(connection, "book_period", pa.Table.from_pylist(list(months(str(book.settings.timezone), *span)) if span else [], _PERIOD))
+    zones = sorted({channel.timezone or "UTC" for channel in book.channels}) if span else []
+    table(connection, "book_offset", pa.Table.from_pylist([row for zone in zones for row in offsets(zone, *(span or (0, 0)))], _OFFSET))
+
+
+def _span(connection: duckdb.DuckDBPyConnection) -> tuple[int, int] | None:
+    instants = " UNION ALL ".join(
+        f'SELECT min("{KINDS[kind].instant}") AS low, max("{KINDS[kind].instant}") AS high FROM raw_{kind}' for kind in ROW_KINDS
+    )
+    ((low, high),) = connection.execute(
+        f'SELECT epoch_us(min(low)), epoch_us(max(high)) FROM ({instants} UNION ALL SELECT min("at"), max("at") FROM source_finding)'
+    ).fetchall()
+    return None if low is None else (low, high)
+
+
+def months(timezone: str, low: int, high: int) -> Iterator[dict[str, Any]]:
+    """The months of a zone that [low, high] touches, each from its first local midnight until before the next one's."""
+    zone = ZoneInfo(timezone)
+    first = to_datetime(low).astimezone(zone)
+    year, month = first.year, first.month
+    while True:
+        begin = datetime(year, month, 1, tzinfo=zone)
+        following = (year + month // 12, month % 12 + 1)
+        if from_datetime(begin) > high:
+            return
+        end = datetime(*following, 1, tzinfo=zone)
+        yield {"period": f"{year:04d}-{month:02d}", "starts_at": _naive(begin), "ends_at": _naive(end)}
+        year, month = following
+
+
+def offsets(timezone: str, low: int, high: int) -> Iterator[dict[str, Any]]:
+    """The stretches of [low, high] with one offset from UTC each, daylight saving changes found to the minute."""
+    zone = ZoneInfo(timezone)
+    begin = to_datetime(low).replace(second=0, microsecond=0)
+    last = to_datetime(high) + _DAY
+    at = begin
+    while at < last:
+        following = at + _DAY
+        if _offset(zone, at) != _offset(zone, following):
+            change = _change(zone, at, following)
+            yield _stretch(timezone, zone, begin, change)
+            begin = change
+        at = following
+    yield _stretch(timezone, zone, begin, at)
+
+
+def _offset(zone: ZoneInfo, at: datetime) -> int:
+    offset = at.astimezone(zone).utcoffset()
+    return int(offset.total_seconds() // 60) if offset else 0
+
+
+def _change(zone: ZoneInfo, before: datetime, after: datetime) -> datetime:
+    minutes = (after - before) // timedelta(minutes=1)
+    low, high = 0, minutes
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _offset(zone, before + timedelta(minutes=middle)) == _offset(zone, before):
+            low = middle
+        else:
+            high = middle
+    return before + timedelta(minutes=high)
+
+
+def _stretch(timezone: str, zone: ZoneInfo, begin: datetime, end: datetime) -> dict[str, Any]:
+    return {"timezone": timezone, "starts_at": _naive(begin), "ends_at": _naive(end), "offset_minutes": _offset(zone, begin)}
+
+
+def _naive(moment: datetime) -> datetime:
+    """UTC without saying so: what a TIMESTAMP column holds."""
+    return moment.astimezone(UTC).replace(tzinfo=None)
