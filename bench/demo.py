@@ -327,7 +327,8 @@ def _complain(text: str) -> int:
 def _tell(home: Path, summary: str, chosen: str, receipt: str, seconds: float) -> None:
     """The result, on stdout: balances, one receipt, where the files lie, and what to type next."""
     ours = f".venv/bin/tokenledger --home {home}"
-    print(f"\n{summary.rstrip()}\n")
+    balances = summary.partition("\nNext\n")[0]  # its own next commands are for the ordinary home; ours come last and name this one
+    print(f"\n{balances.rstrip()}\n")
     print(f"One receipt: the request whose first channel was down\n\n{receipt.rstrip()}\n")
     print("Where the files lie")
     for name, what in FILES.items():
