@@ -10,6 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from proxy.seal import seal
 from schemas import manifest
@@ -144,10 +148,20 @@ def sidecar(home: Home, *arguments: str, environment: Mapping[str, str] | None =
             process.stdout.close()
 
 
-def recorded(home: Home, kind: str) -> list[dict[str, object]]:
-    """Every record of a kind that lies in the spool and is not sealed yet, in order."""
-    sealed = manifest.sealed_up_to(manifest.read(home.manifest))
-    return [found.fields for _, found, _ in unsealed(home, sealed) if isinstance(found, Frame) and found.kind == kind]
+def recorded(home: Home, kind: str) -> list[dict[str, Any]]:
+    """Every record of a kind in the order of its journal, sealed or still in the spool; instants are microseconds."""
+    seals = manifest.read(home.manifest)
+    rows: list[tuple[str, int, dict[str, Any]]] = []
+    for file in (file for line in seals for file in line.files if file.kind == kind):
+        table = pq.ParquetFile(home.raw / file.path).read()
+        instants = [name for name in table.column_names if pa.types.is_timestamp(table.schema.field(name).type)]
+        for name in instants:
+            table = table.set_column(table.column_names.index(name), name, table.column(name).cast(pa.int64()))
+        rows += [(row.pop("writer"), row.pop("seq"), row) for row in table.to_pylist()]
+    for writer, found, _ in unsealed(home, manifest.sealed_up_to(seals)):
+        if isinstance(found, Frame) and found.kind == kind:
+            rows.append((writer, found.seq, found.fields))
+    return [row for _, _, row in sorted(rows, key=lambda one: one[:2])]
 
 
 def seal_all(home: Home) -> None:
