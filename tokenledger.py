@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import importlib
 import os
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import click
 import orjson
@@ -133,10 +135,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
 GET_TRAFFIC = """Nothing has been recorded yet in {home}.
 
 To get traffic:
-  1. open both doors:                       tokenledger proxy
-  2. point clients at the gateway:          OPENAI_BASE_URL=http://127.0.0.1:8780/v1
-     or put a whole environment behind it:  eval "$(tokenledger env)"
-  3. after a call or two:                   tokenledger ledger
+  1. open both doors:            {command} proxy
+  2. point a client at one:      export OPENAI_BASE_URL=http://127.0.0.1:8780/v1
+     or a whole environment:     eval "$({command} env)"
+  3. after a call or two:        {command} ledger
 
 To see it all work on made-up traffic first: make demo"""
 
@@ -151,7 +153,6 @@ def ledger(home: Home, period: str | None, as_of: str | None, no_close: bool, as
     """Seal what was recorded, build the ledger from it, publish it, and say where the balances stand."""
     # Loaded here, because no other command waits for the sealer and the builder.
     from etl.build import build  # noqa: PLC0415
-
     from etl.published import open_ledger, require_period  # noqa: PLC0415
     from etl.summary import summarise  # noqa: PLC0415
     from proxy.seal import seal  # noqa: PLC0415
@@ -165,15 +166,21 @@ def ledger(home: Home, period: str | None, as_of: str | None, no_close: bool, as
     _say("sealing what was recorded")
     seal(home, now)
     if not manifest.read(home.manifest):
-        click.echo("{}" if as_json else GET_TRAFFIC.format(home=home.root))
+        click.echo("{}" if as_json else GET_TRAFFIC.format(home=home.root, command=_command(home)))
         return 0
-    build(home, say=_say)
+    result = build(home, progress=lambda step: _say(str(step)))
+    _say(f"published {result.path}: {result.requests} requests, {result.attempts} attempts, {result.seconds:.1f} s")
     with open_ledger(home) as connection:
         if period is not None:
             require_period(connection, period)
         summary = summarise(connection, period)
-    click.echo(orjson.dumps(summary.as_json(), option=orjson.OPT_INDENT_2) if as_json else summary.as_text())
+    click.echo(orjson.dumps(summary.as_json(), option=orjson.OPT_INDENT_2) if as_json else summary.as_text(_command(home)))
     return 0
+
+
+def _command(home: Home) -> str:
+    """How a person names this home on the command line: not at all where it is the default one."""
+    return "tokenledger" if home.root == Path("data").absolute() else f"tokenledger --home {shlex.quote(str(home.root))}"
 
 
 def _say(text: str) -> None:

@@ -9,8 +9,8 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 import duckdb
-from etl.build import preview
 
+from etl.build import preview
 from etl.published import NoLedgerError, open_ledger
 from etl.table import jsonable
 from schemas.errors import LedgerError

@@ -134,8 +134,8 @@ class Summary:
             block.question.key: [dict(zip(block.columns, map(jsonable, row), strict=True)) for row in block.rows] for block in self.blocks
         }
 
-    def as_text(self) -> str:
-        """One table a block, then what to type next."""
+    def as_text(self, command: str) -> str:
+        """One table a block, then what to type next, where `command` begins each line."""
         lines: list[str] = []
         for block in self.blocks:
             lines += [block.question.title, render(block.columns, block.rows, indent="  ") if block.rows else f"  {block.question.none}"]
@@ -144,11 +144,11 @@ class Summary:
             lines.append("")
         lines.append("Next")
         if self.newest is None:
-            lines.append("  no requests yet: tokenledger proxy opens both doors, tokenledger env prints what puts clients behind them")
+            lines.append(f"  no requests yet: `{command} proxy` opens both doors, `{command} env` prints what puts clients behind them")
         else:
-            lines.append(f"  tokenledger receipt {self.newest}")
-            lines.append(f"  tokenledger export csv --period {self.month} --out ledger-{self.month}.csv")
-        lines.append('  tokenledger sql "SHOW TABLES"')
+            lines.append(f"  {command} receipt {self.newest}")
+            lines.append(f"  {command} export csv --period {self.month} --out ledger-{self.month}.csv")
+        lines.append(f'  {command} sql "SHOW TABLES"')
         return "\n".join(lines)
 
 

@@ -288,15 +288,22 @@ def test_one_request_tells_the_same_story_everywhere(tmp_path: Path) -> None:
             assert reply.request_id is not None
             early = tokenledger(home, "receipt", "mine-1", "--json")
             assert early.returncode == 0, early.stderr
+            built = tokenledger(home, "ledger", "--no-close", "--json")
+            assert built.returncode == 0, built.stderr
+            later = ask_sync(Door(running.base_url), Ask("one two three"))
+            assert later.request_id is not None
+            second = json.loads(tokenledger(home, "receipt", later.request_id, "--json").stdout)
     before = json.loads(early.stdout)
     assert (before["request_id"], before["published"]) == (reply.request_id, False)
     assert reply.usage is not None
     # 0.15 and 0.60 dollars a million: 0.00000015 an input token, 0.0000006 an output token
     charge = reply.usage["prompt_tokens"] * Decimal("0.00000015") + reply.usage["completion_tokens"] * Decimal("0.0000006")
     assert before["final_charge"] == plain(charge)
+    assert second["published"] is False
+    assert second["wallet_entries"][0]["balance_after"] == plain(-2 * charge), (
+        "a receipt before the next build goes on from the published balance"
+    )
 
-    built = tokenledger(home, "ledger", "--no-close", "--json")
-    assert built.returncode == 0, built.stderr
     summary = json.loads(built.stdout)
     assert [(row["status"], row["requests"], row["charged"]) for row in summary["requests"]] == [("ok", 1, plain(charge))]
     after = json.loads(tokenledger(home, "receipt", reply.request_id, "--format", "json").stdout)
@@ -323,12 +330,39 @@ def test_one_request_tells_the_same_story_everywhere(tmp_path: Path) -> None:
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert "no recorded request has the id 'no-such-id'" in unknown.stderr
     text = tokenledger(home, "ledger").stdout
-    for said in ("Balances", "Requests by status", "Spend by project and model", f"tokenledger receipt {reply.request_id}"):
+    for said in (
+        "Balances",
+        "Requests by status",
+        "Spend by project and model",
+        f"tokenledger --home {home.root} receipt {later.request_id}",
+    ):
         assert said in text
 
 
 def balances_of(rows: Sequence[dict[str, str]], wallet: str) -> dict[str, str]:
     return {row["bucket"]: row["balance"] for row in rows if row["wallet"] == wallet}
+
+
+def test_a_wrong_book_builds_nothing_and_leaves_the_ledger(home: Home) -> None:
+    """A book with a mistake is exit code 2 with its place; nothing is sealed or built, and the published ledger is as it was."""
+    publish(home, {"periods": [{"period": "2026-10"}]})
+    before = home.ledger_file.read_bytes()
+    assert tokenledger(home, *TOPUP, "--amount", "1").returncode == 0
+    (home.book / "channels.toml").write_text('[[channel]]\nname = "x"\nbase_url = "ftp://x"\n')
+    refused = tokenledger(home, "ledger")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "channels.toml:3 base_url" in refused.stderr
+    assert home.ledger_file.read_bytes() == before
+    assert not home.raw.exists()
+
+
+def test_balances_without_traffic(home: Home) -> None:
+    """A top-up alone is a ledger: its balance stands there, and the summary says how to get traffic."""
+    assert tokenledger(home, *TOPUP, "--amount", "12.5").returncode == 0
+    text = tokenledger(home, "ledger").stdout
+    assert "12.500000000000" in text
+    assert "no requests yet" in text
+    assert tokenledger(home, "ledger", "--period", "1999-01").returncode == 2
 
 
 def test_a_reader_starts_without_the_proxy(home: Home) -> None:
@@ -339,7 +373,7 @@ def test_a_reader_starts_without_the_proxy(home: Home) -> None:
     )
     loaded = seen.stdout.splitlines()[-1]
     assert "'duckdb'" in loaded
-    for heavy in ("mitmproxy", "aiohttp", "tiktoken"):
+    for heavy in ("mitmproxy", "aiohttp"):
         assert f"'{heavy}'" not in loaded
     began = time.monotonic()
     assert tokenledger(home, "--help").returncode == 0
