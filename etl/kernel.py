@@ -11,8 +11,10 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,7 @@ def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
     return int(count)
 
 
+@cache
 def read_models(folder: Path = MODELS) -> tuple[Model, ...]:
     """Every model of a folder in name order, headers and statements checked; raises ModelError."""
     models = tuple(_model(path) for path in sorted(folder.glob("*.sql")))
@@ -207,8 +210,9 @@ def publish(connection: duckdb.DuckDBPyConnection, target: Path, tables: Sequenc
     try:
         connection.execute(f"ATTACH '{_quoted(str(partial))}' AS published")
         try:
-            for table in tables:
-                _write(connection, table)
+            with _transaction(connection):
+                for table in tables:
+                    _write(connection, table)
         finally:
             connection.execute("DETACH published")
         os.chmod(partial, 0o600)
@@ -218,6 +222,18 @@ def publish(connection: duckdb.DuckDBPyConnection, target: Path, tables: Sequenc
     finally:
         for left in target.parent.glob(f"{partial.name}*"):
             left.unlink(missing_ok=True)
+
+
+@contextmanager
+def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """One commit and so one sync for all that is written."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
 
 
 def _write(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
