@@ -20,17 +20,17 @@ class Total:
     wallet: str | None
     bucket: str | None
     currency: str | None
-    requests: int
-    charged: Decimal  # of the requests whose charge is known
-    unknown: int  # requests whose charge is not known
+    attempts: int
+    charged: Decimal  # of the attempts whose charge is known
+    unknown: int  # attempts whose charge is not known
 
 
 def totals(receipts: Sequence[Receipt]) -> list[Total]:
-    """One total a wallet, bucket and currency, in that order."""
+    """One total a wallet, bucket and currency, in that order: by attempt, for a fallback may cost both channels' buckets."""
     groups: dict[tuple[str | None, str | None, str | None], list[Decimal | None]] = {}
     for receipt in receipts:
-        facts = receipt.facts
-        groups.setdefault((facts["wallet"], facts["balance_bucket"], facts["currency"]), []).append(facts["final_charge"])
+        for attempt in receipt.attempts:
+            groups.setdefault((receipt.facts["wallet"], attempt.bucket, receipt.facts["currency"]), []).append(attempt.charged)
     return [
         Total(*key, len(charges), sum((c for c in charges if c is not None), Decimal(0)), charges.count(None))
         for key, charges in sorted(groups.items(), key=lambda group: tuple(part or "" for part in group[0]))
@@ -46,9 +46,9 @@ def as_json(run_id: str, receipts: Sequence[Receipt]) -> dict[str, Any]:
                 "wallet": total.wallet,
                 "bucket": total.bucket,
                 "currency": total.currency,
-                "requests": total.requests,
+                "attempts": total.attempts,
                 "charged": plain(total.charged),
-                "requests_without_charge": total.unknown,
+                "attempts_without_charge": total.unknown,
             }
             for total in totals(receipts)
         ],
@@ -74,7 +74,7 @@ def as_text(run_id: str, receipts: Sequence[Receipt]) -> str:
     statuses = Counter(cell(receipt.facts["status"]) for receipt in receipts)
     summary = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
     rows = [tuple(receipt.facts[column] for column in COLUMNS) for receipt in receipts]
-    sums = [(t.wallet, t.bucket, t.requests, plain(t.charged), t.currency, t.unknown or "") for t in totals(receipts)]
+    sums = [(t.wallet, t.bucket, t.attempts, plain(t.charged), t.currency, t.unknown or "") for t in totals(receipts)]
     return "\n".join(
         [
             f"Run {cell(run_id)}: {len(receipts)} requests ({summary})",
@@ -82,7 +82,7 @@ def as_text(run_id: str, receipts: Sequence[Receipt]) -> str:
             render(COLUMNS, rows, indent="  "),
             "",
             "Paid from",
-            render(("wallet", "bucket", "requests", "charged", "currency", "charge unknown"), sums, indent="  "),
+            render(("wallet", "bucket", "attempts", "charged", "currency", "charge unknown"), sums, indent="  "),
             "",
             f"One of them in full: tokenledger receipt {receipts[0].request_id}",
         ]

@@ -59,11 +59,11 @@ QUESTIONS: tuple[Question, ...] = (
         "spend",
         "Spend by project and model",
         """
-        SELECT coalesce(project, 'unknown') AS project, coalesce(public_model, api_model, 'none') AS model, balance_bucket AS bucket, count(*) AS requests,
+        SELECT coalesce(project, 'unknown') AS project, coalesce(public_model, api_model, 'none') AS model, count(*) AS requests,
             sum(input_tokens)::BIGINT AS input_tokens, sum(output_tokens)::BIGINT AS output_tokens, currency,
             sum(final_charge)::DECIMAL(38,12) AS charged
         FROM ledger WHERE $period IS NULL OR period = $period
-        GROUP BY ALL ORDER BY charged DESC NULLS LAST, project, model, bucket
+        GROUP BY ALL ORDER BY charged DESC NULLS LAST, project, model
         """,
         "nothing was spent",
     ),

@@ -107,6 +107,7 @@ def test_the_manifest_says_what_must_be_in_the_file(home: Home, out: Path, form:
     assert manifest["control"]["USD"]["final_charge"] == "0.000003600000"
     assert manifest["control"]["USD"]["rows_without_charge"] == 1
     assert manifest["control"]["USD"]["input_tokens"] == 36
+    assert manifest["control"]["USD"]["vendor_charge"] is None, "no row knows one"
     assert sorted(path.name for path in out.iterdir()) == [f"m.{form}", f"m.{form}.manifest.json"]
 
 

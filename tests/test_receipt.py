@@ -62,7 +62,9 @@ ROWS: Rows = {
             adjustment_reason="goodwill",
             receipt_digest="ab" * 32,
         ),
-        _ledger("req-2", run_id="run-7", status="failed", outcome="timeout", balance_bucket="routed_balance", final_charge=Decimal(0)),
+        _ledger(
+            "req-2", run_id="run-7", status="failed", outcome="timeout", balance_bucket="routed_balance", final_charge=Decimal("0.0001")
+        ),
         _ledger("req-3", run_id="run-7", balance_bucket="official_credit", api_model="model\x1b[2Jx"),
     ],
     "attempts": [
@@ -77,6 +79,7 @@ ROWS: Rows = {
             "started_at": START,
             "ended_at": START + 2 * SECOND,
             "charged": Decimal(0),
+            "bucket": "routed_balance",
             "error": "no byte for 2 s",
             "disposition": "free",
             "disposition_reason": "policy",
@@ -94,10 +97,27 @@ ROWS: Rows = {
             "started_at": START + 2 * SECOND,
             "ended_at": START + 3 * SECOND + dt.timedelta(milliseconds=50),
             "charged": Decimal("0.001775"),
+            "bucket": "official_credit",
             "disposition": "charged",
             "raw_request_id": "raw-1",
             "raw_ordinal": 2,
         },
+        *(
+            {
+                "request_id": request_id,
+                "ordinal": 1,
+                "channel": "any",
+                "role": "primary",
+                "reason": "first",
+                "started_at": START,
+                "charged": charged,
+                "bucket": bucket,
+                "disposition": "charged" if charged else "suspense",
+                "raw_request_id": request_id,
+                "raw_ordinal": 1,
+            }
+            for request_id, bucket, charged in (("req-2", "routed_balance", Decimal("0.0001")), ("req-3", "official_credit", None))
+        ),
     ],
     "charges": [
         {
@@ -301,10 +321,10 @@ def test_an_ambiguous_id_lists_what_it_names() -> None:
 
 
 def test_a_run_adds_up_without_netting_buckets(home: Home) -> None:
-    """A run lists its requests and one total a bucket; a request without a charge is counted, not summed as zero."""
+    """A run lists its requests and one total a bucket, by attempt; an attempt without a charge is counted, not summed as zero."""
     receipts = of_run(home, "run-7")
-    totals = {total.bucket: (total.requests, total.charged, total.unknown) for total in agent_run.totals(receipts)}
-    assert totals == {"official_credit": (2, Decimal("0.001775"), 1), "routed_balance": (1, Decimal(0), 0)}
+    totals = {total.bucket: (total.attempts, total.charged, total.unknown) for total in agent_run.totals(receipts)}
+    assert totals == {"official_credit": (2, Decimal("0.001775"), 1), "routed_balance": (2, Decimal("0.0001"), 0)}
     assert agent_run.as_json("run-7", receipts)["totals"][0]["charged"] == "0.001775000000"
     text = agent_run.as_text("run-7", receipts)
     assert "3 requests (1 failed, 2 ok)" in text

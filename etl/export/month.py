@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 
 from etl.export import csv, parquet
-from etl.export.source import Source, source
+from etl.export.source import Source, Sums, source
 from etl.published import open_ledger
 from schemas.errors import UsageError
 from schemas.home import Home
@@ -32,7 +32,7 @@ class Manifest:
     table: str
     period: str
     rows: int
-    control: dict[str, dict[str, str | int]]  # by currency
+    control: dict[str, Sums]  # by currency
     columns: list[str]
     bytes: int
     sha256: str

@@ -23,6 +23,9 @@ class InexactColumnError(LedgerError):
     """A column of a type that cannot be exported exactly."""
 
 
+Sums = dict[str, str | int | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Rows of the table `ledger` in one period, ordered by creation and id."""
@@ -41,16 +44,16 @@ class Source:
         target = str(path).replace("'", "''")
         self.connection.execute(f"COPY ({select}) TO '{target}' ({options})")
 
-    def control(self) -> tuple[int, dict[str, dict[str, str | int]]]:
-        """Rows, and by currency the sum of each amount and token count; NULLs are counted, not summed as zero."""
-        sums = [f"coalesce(sum({name}), 0)::DECIMAL(38,12)" for name in AMOUNTS]
-        sums += [f"coalesce(sum({name}), 0)::BIGINT" for name in COUNTS]
+    def control(self) -> tuple[int, dict[str, Sums]]:
+        """Rows, and by currency the sum of each amount and token count: null where no row knows it, never zero."""
+        sums = [f"sum({name})::DECIMAL(38,12)" for name in AMOUNTS]
+        sums += [f"sum({name})::BIGINT" for name in COUNTS]
         found = self.connection.execute(
             f"SELECT coalesce(currency, 'unknown'), count(*), count(*) FILTER (WHERE final_charge IS NULL), {', '.join(sums)} "
             "FROM ledger WHERE period = ? GROUP BY 1 ORDER BY 1",
             [self.period],
         ).fetchall()
-        totals: dict[str, dict[str, str | int]] = {}
+        totals: dict[str, Sums] = {}
         for currency, rows, uncharged, *values in found:
             named = dict(zip((*AMOUNTS, *COUNTS), values, strict=True))
             totals[currency] = {
@@ -58,7 +61,7 @@ class Source:
                 "rows_without_charge": uncharged,
                 **{name: plain(value) if isinstance(value, Decimal) else value for name, value in named.items()},
             }
-        return sum(int(total["rows"]) for total in totals.values()), totals
+        return sum(row[1] for row in found), totals
 
 
 def quoted(name: str) -> str:
