@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import mitmproxy.proxy.layers.http._http1 as mitm_http1
 import mitmproxy.proxy.layers.http._http2 as mitm_http2
+import mitmproxy.proxy.layers.websocket as mitm_websocket
 from mitmproxy import http, options
 from mitmproxy.addons import core, next_layer, proxyserver, tlsconfig
 from mitmproxy.master import Master
@@ -25,10 +26,12 @@ from mitmproxy.net.http import http1
 from mitmproxy.proxy.layer import NextLayer
 from mitmproxy.proxy.layers import TCPLayer
 
-from proxy import answers
+from proxy import answers, forward_ws
 from proxy.desk import Desk, Refused
 from proxy.exchange import AttemptCapture, Client, Exchange, RequestHead
 from proxy.ports import PortInUseError
+from proxy.sockets import End, SocketLog
+from proxy.turns import asked_model
 from schemas.book import Book, Channel
 
 _OUR_HEADERS = b"x-ledger-"
@@ -84,11 +87,13 @@ def _fit(channel: Channel, path: str) -> int:
 class _Flow:
     """What the door remembers of one flow."""
 
-    __slots__ = ("attempt", "exchange")
+    __slots__ = ("attempt", "client", "exchange", "log")
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, client: Client) -> None:
         self.exchange = exchange
+        self.client = client
         self.attempt: AttemptCapture | None = None
+        self.log: SocketLog | None = None  # where it became a WebSocket
 
 
 class ForwardAddon:
@@ -97,6 +102,7 @@ class ForwardAddon:
     def __init__(self, hosts: Hosts, desk: Desk) -> None:
         self._hosts = hosts
         self._desk = desk
+        self._sockets: set[SocketLog] = set()
 
     def next_layer(self, nextlayer: NextLayer) -> None:
         """After CONNECT (or a transparent accept): tunnel whatever is not a channel's."""
@@ -115,7 +121,10 @@ class ForwardAddon:
         head = RequestHead(request.method, f"{request.host}:{request.port}", path, query, _text_headers(request.headers))
         address = flow.client_conn.peername[0] if flow.client_conn.peername else ""
         client = Client("forward", address, flow.client_conn.id)
-        flow.metadata[_KEY] = _Flow(self._desk.exchange(head, client))
+        exchange = self._desk.exchange(head, client)
+        if request.headers.get("upgrade", "").lower() == "websocket":
+            exchange.model = asked_model(query)
+        flow.metadata[_KEY] = _Flow(exchange, client)
 
     async def request(self, flow: http.HTTPFlow) -> None:
         """The whole request is here: OPEN is made durable before any of it leaves."""
@@ -164,8 +173,32 @@ class ForwardAddon:
         return data
 
     def response(self, flow: http.HTTPFlow) -> None:
-        """The response ended as it should."""
-        self._close(flow, "complete", None)
+        """The response ended as it should, or the connection is a WebSocket from here on."""
+        known: _Flow | None = flow.metadata.get(_KEY)
+        if flow.websocket is None or known is None or known.attempt is None:
+            self._close(flow, "complete", None)
+            return
+        known.log = forward_ws.log_of(self._desk, flow, known.exchange, known.client, known.attempt)
+        self._sockets.add(known.log)
+
+    async def websocket_message(self, flow: http.HTTPFlow) -> None:
+        """A message of a WebSocket: a turn that it opens is made durable before its last byte leaves."""
+        known: _Flow | None = flow.metadata.get(_KEY)
+        if known is not None and known.log is not None and flow.websocket is not None:
+            refuse = self._desk.book.settings.forward.unrecorded == "refuse"
+            await forward_ws.take(known.log, flow.websocket.messages[-1], refuse=refuse)
+
+    def websocket_end(self, flow: http.HTTPFlow) -> None:
+        """A WebSocket ended."""
+        known: _Flow | None = flow.metadata.get(_KEY)
+        if known is not None and known.log is not None:
+            forward_ws.close(known.log, flow)
+            self._sockets.discard(known.log)
+
+    def stop(self) -> None:
+        """The door closes: what is still open is closed by us."""
+        for log in self._sockets:
+            log.end(End("proxy"))
 
     def error(self, flow: http.HTTPFlow) -> None:
         """The flow broke. An SDK that closes right after the terminal event ends here too: that is a success."""
@@ -217,6 +250,7 @@ class ForwardDoor:
         opts.update(connection_strategy="lazy", validate_inbound_headers=True)
         # mitmproxy answers an upstream that is down with a page for people, and has no option for it.
         mitm_http1.make_error_response = _error_response
+        mitm_websocket.WebsocketLayer = forward_ws.ByteRelay  # type: ignore[misc, assignment]  # nor for its way with frames
         mitm_http2.format_error = answers.upstream_failed  # type: ignore[attr-defined]  # it is imported there, not exported
         if not await self._servers.setup_servers() or not self._servers.listen_addrs():
             raise PortInUseError(
@@ -235,6 +269,7 @@ class ForwardDoor:
         """Close what is left."""
         if self._master is None:
             return
+        self._addon.stop()
         for handler in list(self._servers.connections.values()):
             for transport in list(handler.transports.values()):
                 if transport.handler is not None:

@@ -24,6 +24,7 @@ from proxy import answers, usage_option
 from proxy.decoding import DecodingError, decoded
 from proxy.desk import Desk, Refused
 from proxy.exchange import AttemptCapture, Client, Exchange, RequestHead
+from proxy.gateway_ws import Sockets
 from proxy.headers import HOP_HEADERS, ID_HEADER, pairs, sent_headers, with_credential
 from proxy.permissions import Permissions, Refusal
 from proxy.ports import PortInUseError
@@ -95,10 +96,12 @@ class GatewayDoor:
         self._runner: web.ServerRunner | None = None
         self._site: web.TCPSite | None = None
         self._session: aiohttp.ClientSession | None = None
+        self._sockets: Sockets | None = None
 
     async def start(self) -> int:
         """Listen; the port in use. Raises PortInUseError."""
         self._session = session(self._tls)
+        self._sockets = Sockets(self.desk, self.plans, self.permissions, self._tls, BASE_PATH)
         server = _Server(
             self._handle, self.desk, auto_decompress=False, max_line_size=HEADER_LIMIT, max_field_size=HEADER_LIMIT, access_log=None
         )
@@ -118,9 +121,13 @@ class GatewayDoor:
         server = self._site._server if self._site is not None else None  # noqa: SLF001 - its stop() would cut live requests too
         if server is not None:
             server.close()
+        if self._sockets is not None:
+            self._sockets.leave()
 
     async def stop(self) -> None:
         """Close what is left."""
+        if self._sockets is not None:
+            await self._sockets.stop()
         if self._runner is not None:
             await self._runner.cleanup()
         if self._session is not None:
@@ -128,6 +135,9 @@ class GatewayDoor:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         assert self._session is not None
+        assert self._sockets is not None
+        if self._sockets.asked(request):
+            return await self._sockets.serve(request)
         return await _Passage(self, request, self._session).run()
 
 

@@ -50,7 +50,9 @@ class Request:
     query: str | None = _doc("the query as sent, credentials scrubbed", default=None)
     headers: JsonText = _doc("allow-listed headers, lower-case name -> value")
     credential: str | None = _doc("keyed fingerprint of the credential, null if none was sent", default=None)
-    credential_in: str | None = _doc("where it stood: authorization | x-api-key | api-key | x-goog-api-key | sec-websocket-protocol | query", default=None)
+    credential_in: str | None = _doc(
+        "where it stood: authorization | x-api-key | api-key | x-goog-api-key | sec-websocket-protocol | query", default=None
+    )
     api_model: str | None = _doc("the model id in the body (or form, or path), null if none", default=None)
     stream: bool | None = _doc("the body's `stream`, null if absent", default=None)
     body_facts: JsonText | None = _doc("allow-listed members of the body, verbatim", default=None)
@@ -87,7 +89,10 @@ class Response:
 
     request_id: str = _doc("the request")
     ordinal: int = _doc("the attempt, or 0 for the proxy's own answer")
-    http_status: int | None = _doc("upstream's status, null if it never answered; a turn on a WebSocket has the upgrade's 101, or the one its error frame names", default=None)
+    http_status: int | None = _doc(
+        "upstream's status, null if it never answered; a turn on a WebSocket has the upgrade's 101, or the one its error frame names",
+        default=None,
+    )
     headers: JsonText | None = _doc("allow-listed response headers, lower-case name -> value", default=None)
     content_type: str | None = _doc("media type without parameters", default=None)
     content_encoding: str | None = _doc("as sent by upstream", default=None)
