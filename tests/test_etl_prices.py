@@ -7,6 +7,7 @@ from decimal import Decimal
 import pytest
 
 from schemas.home import Home
+from schemas.records import Record
 from tests.rawdata import (
     BOOK,
     DAY,
@@ -428,7 +429,7 @@ def test_a_broken_stream_without_usage_is_recounted(home: Home) -> None:
 def test_what_cannot_be_recounted_is_unpriced_for_a_reason(home: Home) -> None:
     """A prompt with a picture is not guessed, and a body that was not kept is said to be missing."""
     picture = b'{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}'
-    second = [request("r2", NOON + DAY), attempt("r2", at=NOON + DAY), response("r2", at=NOON + DAY + SECOND)]
+    second: list[Record] = [request("r2", NOON + DAY), attempt("r2", at=NOON + DAY), response("r2", at=NOON + DAY + SECOND)]
     built(home, [request("r1"), attempt("r1"), response("r1"), body("r1", 0, picture), body("r1", 1, b"{}"), *second])
     assert rows(home, "SELECT final_charge FROM ledger") == [{"final_charge": None}] * 2
     assert rows(home, "SELECT detail FROM data_quality WHERE kind = 'not_recounted' ORDER BY subject") == [
