@@ -533,3 +533,17 @@ async def test_the_sdks_own_socket_client(road: Road, door: str, monkeypatch: py
     await road.closed(4)
     assert [turn["api_model"] for turn in road.requests()] == ["gpt-5", "gpt-realtime"]
     assert {row["credential_in"] for row in recorded(road.home, "request")} == {"authorization"}
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_turn_is_durable_before_upstream_has_its_frame(road: Road, door: str) -> None:
+    """The proxy is killed in the middle of a turn: request and attempt are on disk, and no response is made up."""
+    async with road.open(door) as socket:
+        await socket.send(create(hold="gate"))
+        await socket.recv()
+        road.sidecar.process.kill()
+        with pytest.raises(ConnectionClosedError):
+            await until_end(socket)
+    (turn,) = road.requests()
+    assert turn["request_id"] in {row["request_id"] for row in recorded(road.home, "attempt")}
+    assert recorded(road.home, "response") == []
