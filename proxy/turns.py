@@ -148,6 +148,8 @@ class Turns:
             turn.capture.frames(None if turn.item is not None else self._served_model)
         turn.capture.frame(data, at)
         if message.get("type") in _ENDS | _TRANSCRIPTION_ENDS | {"error"}:
+            if message.get("type") == "error":
+                turn.capture.end_frames("error", {})  # it ends a turn as surely as the others do
             self._remove(turn)
             steps.append(Closed(turn.capture, "complete"))
         return steps

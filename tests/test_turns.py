@@ -129,6 +129,7 @@ def test_an_error_ends_the_turn_in_either_shape(frame: dict[str, Any]) -> None:
     script.server(type="error", **frame)
     answer = script.responses["turn-1"]
     assert answer.error_object is not None
+    assert (answer.terminal, answer.notes) == ("error", ())
     assert json.loads(answer.error_object)["code"] == "c"
     assert (answer.http_status, answer.error_event) == ((400, False) if "status" in frame else (101, True))
 
