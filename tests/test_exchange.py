@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Sequence
@@ -106,7 +107,7 @@ def test_no_request_makes_the_machine_raise(noise: bytes) -> None:
 def test_usage_numbers_keep_the_digits_they_were_written_with(number: str) -> None:
     """No float and no 64-bit integer stands between the vendor's digits and the record."""
     response = answered([b'data: {"choices":[],"usage":{"prompt_tokens":%s}}\n\n' % number.encode()])
-    assert response.usage[0].object == '{"prompt_tokens":%s}' % number
+    assert response.usage[0].object == f'{{"prompt_tokens":{number}}}'
 
 
 def test_the_last_usage_at_a_place_wins_and_places_are_kept_apart() -> None:
@@ -179,8 +180,6 @@ def test_a_bomb_is_undecodable_not_fatal() -> None:
 
 def test_a_body_over_the_limit_is_hashed_whole_and_kept_in_part() -> None:
     """The record says how much passed and that only a part is kept."""
-    import hashlib
-
     capture = attempt()
     capture.head(200, (("content-type", "audio/mpeg"),), Instant(3))
     whole = hashlib.sha256()

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from proxy import journal as journal_module
 from proxy.journal import ADMIN_SLOT, PROXY_SLOT, Journal, JournalBusyError, JournalError, JournalUnusableError, append_once
 from schemas.frames import Damage, Frame
 from schemas.home import Home
@@ -120,7 +119,7 @@ def test_a_file_that_failed_once_is_never_written_again(home: Home, monkeypatch:
             raise OSError(errno.EIO, "Input/output error")
         return real(fd, *rest)
 
-    monkeypatch.setattr(journal_module.os, call, fail_once)
+    monkeypatch.setattr(os, call, fail_once)
     journal.append_wait([event("b")])
     journal.append_wait([event("c")])
     journal.close()
@@ -137,7 +136,7 @@ def test_a_disk_that_stays_full_is_told_to_everybody_and_heals(home: Home, monke
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(journal_module.os, "pwrite", full)
+        patch.setattr(os, "pwrite", full)
         with pytest.raises(JournalError, match="No space left"):
             journal.append_wait([event("lost")])
     journal.append_wait([event("kept")])
@@ -149,7 +148,7 @@ def test_short_writes_are_finished(home: Home, monkeypatch: pytest.MonkeyPatch) 
     """A kernel that takes a few bytes at a time still gets all of them."""
     journal = Journal(home, PROXY_SLOT)
     real = os.pwrite
-    monkeypatch.setattr(journal_module.os, "pwrite", lambda fd, data, offset: real(fd, bytes(data[:13]), offset))
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: real(fd, bytes(data[:13]), offset))
     journal.append_wait([event("whole")])
     journal.close()
     assert names(home) == ["whole"]

@@ -10,8 +10,8 @@ from typing import Any
 
 import duckdb
 import pytest
-from etl.build import build
 
+from etl.build import build
 from schemas.home import Home
 from tests.certs import Authority, Leaf
 from tests.clients import Door

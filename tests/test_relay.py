@@ -8,6 +8,7 @@ import hashlib
 import json
 import shutil
 import ssl
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,18 @@ from tests.upstream import Upstream
 DOORS = ["gateway", "forward"]
 BODY = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "say something"}]}
 JSON = {"Content-Type": "application/json"}
-DRESSES = ["usage=always", "eol=crlf", "eol=cr", "bom", "comments", "cut=7", "encoding=gzip", "encoding=deflate", "encoding=zstd", "encoding=br"]
+DRESSES = [
+    "usage=always",
+    "eol=crlf",
+    "eol=cr",
+    "bom",
+    "comments",
+    "cut=7",
+    "encoding=gzip",
+    "encoding=deflate",
+    "encoding=zstd",
+    "encoding=br",
+]
 DAMAGE = ["no-done", "body=utf8", "body=malformed", "body=empty", "no-last-blank", "json-error", "error=2", "error-event=2"]
 
 
@@ -38,6 +50,13 @@ def client(door: Door) -> httpx2.AsyncClient:
     verify: Any = ssl.create_default_context(cafile=str(door.ca)) if door.ca else True
     headers = {"Authorization": "Bearer sk-test-0123456789abcdef"}
     return httpx2.AsyncClient(base_url=door.base_url, proxy=door.proxy, verify=verify, timeout=20, trust_env=False, headers=headers)
+
+
+@contextlib.asynccontextmanager
+async def streaming(door: Door, body: bytes) -> AsyncIterator[httpx2.Response]:
+    """A chat request of that client whose answer is read as it comes."""
+    async with client(door) as http, http.stream("POST", "/chat/completions", content=body, headers=JSON) as answer:
+        yield answer
 
 
 async def closed(place: Place, count: int) -> list[dict[str, Any]]:
@@ -94,15 +113,14 @@ async def test_the_gateway_adds_its_request_id_and_nothing_else(place: Place) ->
 @pytest.mark.parametrize("door", DOORS)
 async def test_the_first_token_passes_before_the_second_exists(place: Place, door: str) -> None:
     """The upstream holds after one token until the client has seen it: nothing waits for the end."""
-    async with client(place.door(door)) as http:
-        async with http.stream("POST", "/chat/completions", content=said("hold=1", stream=True), headers=JSON) as answer:
-            pieces = answer.aiter_raw()
-            seen = b""
-            while b"The" not in seen:
-                seen += await asyncio.wait_for(anext(pieces), 10)
-            await place.official.until_held("1")
-            place.official.release("1")
-            rest = b"".join([piece async for piece in pieces])
+    async with streaming(place.door(door), said("hold=1", stream=True)) as answer:
+        pieces = answer.aiter_raw()
+        seen = b""
+        while b"The" not in seen:
+            seen += await asyncio.wait_for(anext(pieces), 10)
+        await place.official.until_held("1")
+        place.official.release("1")
+        rest = b"".join([piece async for piece in pieces])
     assert rest.endswith(b"data: [DONE]\n\n")
 
 
@@ -151,9 +169,9 @@ async def test_a_stream_that_breaks_before_its_first_byte_falls_back(place: Plac
 @pytest.mark.parametrize("door", DOORS)
 async def test_after_the_first_byte_there_is_no_way_back(place: Place, door: str) -> None:
     """A stream cut after two tokens is cut for the client too; the record keeps what was seen."""
-    async with client(place.door(door)) as http:
-        with pytest.raises(httpx2.RemoteProtocolError):
-            await http.post("/chat/completions", content=said("drop=2", stream=True), headers=JSON)
+    with pytest.raises(httpx2.RemoteProtocolError):
+        async with streaming(place.door(door), said("drop=2", stream=True)) as answer:
+            await answer.aread()
     (response,) = await closed(place, 1)
     assert (response["ending"], response["output_seen"], response["terminal"]) == ("upstream_truncated", True, None)
     assert place.routed.seen == []
@@ -226,11 +244,9 @@ async def test_a_client_that_leaves_before_the_answer_is_in_the_record(place: Pl
 @pytest.mark.parametrize("door", DOORS)
 async def test_a_client_that_leaves_mid_stream(place: Place, door: str) -> None:
     """Behind the gateway the rest is read for its usage; behind the forward door upstream is closed at once."""
-    async with client(place.door(door)) as http:
-        body = said("hold=2", stream=True, stream_options={"include_usage": True})
-        async with http.stream("POST", "/chat/completions", content=body, headers=JSON) as answer:
-            await asyncio.wait_for(anext(answer.aiter_raw()), 10)
-            await place.official.until_held("2")
+    async with streaming(place.door(door), said("hold=2", stream=True, stream_options={"include_usage": True})) as answer:
+        await asyncio.wait_for(anext(answer.aiter_raw()), 10)
+        await place.official.until_held("2")
     await asyncio.sleep(0.1)  # the rest comes after the client has left: that is the case
     place.official.release("2")
     (response,) = await closed(place, 1)
@@ -267,14 +283,13 @@ async def test_200_streams_at_once_leave_200_complete_records(place: Place, door
 
 async def test_sigterm_lets_a_live_stream_end(place: Place) -> None:
     """Stop accepting, let the stream run to its end, exit 0."""
-    async with client(place.gateway) as http:
-        async with http.stream("POST", "/chat/completions", content=said("hold=1", stream=True), headers=JSON) as answer:
-            await place.official.until_held("1")
-            stopping = asyncio.create_task(asyncio.to_thread(place.sidecar.stop))
-            await asyncio.sleep(0.3)
-            assert not stopping.done()
-            place.official.release("1")
-            rest = b"".join([piece async for piece in answer.aiter_raw()])
+    async with streaming(place.gateway, said("hold=1", stream=True)) as answer:
+        await place.official.until_held("1")
+        stopping = asyncio.create_task(asyncio.to_thread(place.sidecar.stop))
+        await asyncio.sleep(0.3)
+        assert not stopping.done()
+        place.official.release("1")
+        rest = b"".join([piece async for piece in answer.aiter_raw()])
     assert rest.endswith(b"data: [DONE]\n\n")
     assert await stopping == 0
 

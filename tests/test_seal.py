@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from proxy import seal as seal_module
 from proxy.journal import PROXY_SLOT, Journal
 from proxy.seal import seal
 from schemas import manifest
 from schemas.home import Home
-from schemas.manifest import ManifestError
+from schemas.manifest import ManifestError, Seal
 from schemas.records import ARROW, Attempt, Event, Instant, Record
 from schemas.spool import unsealed
 
@@ -48,7 +48,9 @@ def home(tmp_path: Path) -> Home:
 
 def test_frames_become_files_by_kind_and_utc_date(home: Home) -> None:
     """Two days of events and an attempt make three files with the schema of the records, each hashed in the manifest."""
-    attempt = Attempt(request_id="r", ordinal=1, channel="c", role="primary", reason="first", url="u", modified=("model",), opened_at=Instant(5))
+    attempt = Attempt(
+        request_id="r", ordinal=1, channel="c", role="primary", reason="first", url="u", modified=("model",), opened_at=Instant(5)
+    )
     append(home, event("a", 0), event("b", DAY), attempt)
     result = seal(home, NOW)
     assert (result.rows["event"], result.rows["attempt"], result.files, result.missing) == (2, 1, 3, 0)
@@ -98,11 +100,11 @@ def test_a_crash_anywhere_before_the_line_changes_nothing(home: Home, monkeypatc
 
     with monkeypatch.context() as patch:
         if broken_at == "write_table":
-            patch.setattr(seal_module.pq, "write_table", crash)
+            patch.setattr(pq, "write_table", crash)
         elif broken_at == "replace_file":
-            patch.setattr(seal_module.os, "replace", crash)
+            patch.setattr(os, "replace", crash)
         else:
-            patch.setattr(seal_module.Seal, "line", crash)
+            patch.setattr(Seal, "line", crash)
         with pytest.raises(CrashError):
             seal(home, NOW)
     assert manifest.read(home.manifest) == []

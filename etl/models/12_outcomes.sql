@@ -1,5 +1,7 @@
 -- One row is one try with its outcome: the first line of the table below that fits. A terminal marker decides success
--- even where the client closed its socket right after it, as the official Python SDK does after [DONE].
+-- even where the client closed its socket right after it, as the official Python SDK does after [DONE]: the doors record
+-- that a client left only while something was still owed to it. A reply that was read to its end for its usage after the
+-- client had left is therefore a client's leaving, with a reported usage.
 -- check: outcome in ('ok', 'error_before_output', 'error_mid_stream', 'client_gone', 'timeout', 'rate_limited', 'refused_no_output', 'refused_with_output', 'empty_reply', 'rejected_by_proxy', 'unknown')
 -- check: select count(*) from outcomes having count(*) is distinct from (select count(*) from tries)
 with facts as (
@@ -24,6 +26,7 @@ outcomes as (
             when http_status is not null and not is_success                  then 'error_before_output'
             when is_success and error_event and output_seen                  then 'error_mid_stream'
             when is_success and error_event                                  then 'error_before_output'
+            when is_success and client_gone_at is not null                   then 'client_gone'
             when is_success and is_whole and is_refusal and output_seen      then 'refused_with_output'
             when is_success and is_whole and is_refusal                      then 'refused_no_output'
             when is_success and is_whole and expects_output and not output_seen then 'empty_reply'

@@ -37,6 +37,7 @@ usage_totals as (
             when f.source = 'recounted' then 'recounted'
             when f.source is null then 'none'
             when s.outcome in ('ok', 'empty_reply', 'refused_no_output', 'refused_with_output') then 'reported'
+            when s.outcome = 'client_gone' and s.is_whole then 'reported'  -- the gateway read on to the end for it
             else 'partial'
         end as usage_source,
         f.input_tokens, f.output_tokens, f.cached_input_tokens, f.cache_write_tokens, f.reasoning_tokens,
