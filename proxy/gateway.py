@@ -35,6 +35,7 @@ from schemas.records import Instant, Record
 
 BASE_PATH = "/v1"
 READ_ASIDE_S = 10.0
+HEAD_WAIT_S = 1.0  # how long an answer's head waits for its first bytes before the client gets it without them
 READ_ASIDE_BYTES = 1 << 20
 # aiohttp copies a body in one go below this size, and reads a larger one piece by piece.
 COPIED_BYTES = 1 << 20
@@ -105,7 +106,7 @@ class GatewayDoor:
         server = _Server(
             self._handle, self.desk, auto_decompress=False, max_line_size=HEADER_LIMIT, max_field_size=HEADER_LIMIT, access_log=None
         )
-        self._runner = web.ServerRunner(server, handle_signals=False)
+        self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=0.5)
         await self._runner.setup()
         self._site = web.TCPSite(self._runner, self._host, self._port, backlog=1024)
         try:
@@ -220,7 +221,7 @@ class _Passage:
                     async with self._with_patience():
                         response = await self._send(step.target, body, headers)
                         attempt.head(response.status, pairs(response.raw_headers), desk.now())
-                        first = await response.content.readany()
+                        first = await self._first_bytes(response)
                 except BROKEN as error:
                     failure, ending = what_failed(error)
                     words = str(error) or type(error).__name__
@@ -231,12 +232,12 @@ class _Passage:
                     if step is None:
                         return await self._exhausted(attempt, failure, words)
                     continue
-                attempt.chunk(first, desk.now())
+                attempt.chunk(first or b"", desk.now())
                 target, step = step.target, None
                 if response.status >= 400 and not self._gone_at():
                     step = route.after(response.status, {name.lower(): value for name, value in response.headers.items()}, time.time())
                     if "stream_options" in attempt.opened.modified:
-                        first += await self._read_error(attempt, response)
+                        first = (first or b"") + await self._read_error(attempt, response)
                         if usage_option.rejected(response.status, first):
                             self._usage_wanted = False
                             step = Next(target, "without_usage_option", 0.0)
@@ -312,6 +313,15 @@ class _Passage:
             self._head.method, self._url(target), headers=headers, data=data, allow_redirects=False, timeout=timeout
         )
 
+    async def _first_bytes(self, response: aiohttp.ClientResponse) -> bytes | None:
+        """The first bytes of the body (empty: it has none), so that one that breaks at once can still fall back; None if they take their time."""
+        try:
+            return await asyncio.wait_for(response.content.readany(), HEAD_WAIT_S)
+        except aiohttp.SocketTimeoutError:
+            raise
+        except TimeoutError:
+            return None
+
     async def _read_error(self, attempt: AttemptCapture, response: aiohttp.ClientResponse) -> bytes:
         """The rest of an error's body, as far as it takes to see what it complains of."""
         rest = b""
@@ -335,7 +345,7 @@ class _Passage:
             ending, words = "upstream_truncated", str(error) or type(error).__name__
         self._desk.close(attempt, ending, relayed=False, error=words)
 
-    async def _relay(self, attempt: AttemptCapture, response: aiohttp.ClientResponse, first: bytes) -> web.StreamResponse:
+    async def _relay(self, attempt: AttemptCapture, response: aiohttp.ClientResponse, first: bytes | None) -> web.StreamResponse:
         """Pass the answer on as it comes; once the client has gone, read on for the usage, within the book's limit."""
         desk = self._desk
         relayed = _RelayedResponse(status=response.status, reason=response.reason)
@@ -349,8 +359,11 @@ class _Passage:
         ending, words = "complete", None
         try:
             async with self._with_patience():
-                chunk = first
                 await self._write(relayed, None)
+                chunk = first
+                if chunk is None:
+                    chunk = await response.content.readany()
+                    attempt.chunk(chunk, desk.now())
                 while chunk:
                     await self._write(relayed, hidden.feed(chunk) if hidden is not None else chunk)
                     chunk = await response.content.readany()
