@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import duckdb
@@ -82,8 +82,13 @@ def _run(connection: duckdb.DuckDBPyConnection, sources: Sources, book: Book, pr
     for name, rows in lookup_tables().items():
         table(connection, name, rows)
     register_book(connection, book)
-    steps: list[Model | Step] = [*kernel.read_models(), Step("33", "recount", partial(recount, sources=sources))]
+    steps: list[Model | Step] = [*_models(), Step("33", "recount", partial(recount, sources=sources))]
     kernel.run(connection, steps, progress)
+
+
+@cache
+def _models() -> tuple[Model, ...]:
+    return kernel.read_models()
 
 
 def _result(connection: duckdb.DuckDBPyConnection, path: Path, book: Book, seconds: float) -> BuildResult:

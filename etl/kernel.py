@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +124,6 @@ def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
     return int(count)
 
 
-@cache
 def read_models(folder: Path = MODELS) -> tuple[Model, ...]:
     """Every model of a folder in name order, headers and statements checked; raises ModelError."""
     models = tuple(_model(path) for path in sorted(folder.glob("*.sql")))

@@ -51,7 +51,7 @@ def test_a_retry_finds_the_published_try_before_it(home: Home) -> None:
     archive = Archive(home)
     archive.seal([*call("other", NOON - DAY), *first])
     built(home)
-    retry = [request("b", NOON + 2 * SECOND, retry=1), attempt("b", at=NOON + 2 * SECOND)]
+    retry: list[Record] = [request("b", NOON + 2 * SECOND, retry=1), attempt("b", at=NOON + 2 * SECOND)]
     spool(home, [*retry, response("b", at=NOON + 3 * SECOND, usage=usage(1000, 500))], first_seq=archive.next_seq["w1"])
     assert seen(home, "b", "SELECT request_id, attempt_count, final_charge FROM ledger") == [("a", 2, Decimal("0.00045"))]
     assert seen(home, "b", "SELECT request_id FROM request_ids WHERE id = 'b'") == [("a",)]

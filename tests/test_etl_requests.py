@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from decimal import Decimal
+from typing import Any
 
 import orjson
 
@@ -31,12 +32,12 @@ from tests.rawdata import (
 )
 
 
-def failed(request_id: str, at: int, retry: int, **facts: object) -> list[Record]:
+def failed(request_id: str, at: int, retry: int, **facts: Any) -> list[Record]:
     """A try of an SDK that got a 500 half a second later."""
     return [request(request_id, at, retry=retry, **facts), attempt(request_id, at=at), failure(request_id, at=at + SECOND // 2)]
 
 
-def served(request_id: str, at: int, retry: int, **facts: object) -> list[Record]:
+def served(request_id: str, at: int, retry: int, **facts: Any) -> list[Record]:
     """A try of an SDK that was answered a second later."""
     return [
         request(request_id, at, retry=retry, **facts),

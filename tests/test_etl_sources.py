@@ -47,11 +47,19 @@ def traffic(calls: int = 12) -> list[Record]:
         records += call(f"r{n:02}", NOON + n * 60 * SECOND, prompt=1000 + n, completion=n, model="nobody" if n == 5 else "gpt-4o-mini")
     at = NOON + DAY
     records += [
-        *[request("f1", at), attempt("f1", 1, at, channel="routed"), broken("f1", 1, at + SECOND, usage=usage(100, 10))],
-        *[attempt("f1", 2, at + SECOND, role="backup", reason="fallback"), response("f1", 2, at + 3 * SECOND, usage=usage(1000, 500))],
-        *[request("s1", at + 60 * SECOND), attempt("s1", at=at + 60 * SECOND), failure("s1", at=at + 61 * SECOND)],
-        *[request("s2", at + 62 * SECOND, retry=1), attempt("s2", at=at + 62 * SECOND)],
-        *[response("s2", at=at + 63 * SECOND, usage=usage(7, 3)), request("h1", at + 90 * SECOND), attempt("h1", at=at + 90 * SECOND)],
+        request("f1", at),
+        attempt("f1", 1, at, channel="routed"),
+        broken("f1", 1, at + SECOND, usage=usage(100, 10)),
+        attempt("f1", 2, at + SECOND, role="backup", reason="fallback"),
+        response("f1", 2, at + 3 * SECOND, usage=usage(1000, 500)),
+        request("s1", at + 60 * SECOND),
+        attempt("s1", at=at + 60 * SECOND),
+        failure("s1", at=at + 61 * SECOND),
+        request("s2", at + 62 * SECOND, retry=1),
+        attempt("s2", at=at + 62 * SECOND),
+        response("s2", at=at + 63 * SECOND, usage=usage(7, 3)),
+        request("h1", at + 90 * SECOND),
+        attempt("h1", at=at + 90 * SECOND),
     ]
     return records
 

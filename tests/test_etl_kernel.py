@@ -1,0 +1,157 @@
+"""The kernel's own rules: headers are read before anything runs, laws are held, and publishing is all or nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from etl.kernel import CheckFailed, Model, ModelError, Progress, ShapeError, check_shape, open_engine, publish, read_models, run
+from etl.lookup import AuditTableError, lookup_tables
+from schemas.ledger import TABLES, Column, Table
+from schemas.meters import METERS
+
+GOOD = "-- One row is one number.\n-- check: n > 0\n-- check: select n from numbers\n--   where n is null\nselect 1 as n\n"
+
+
+def model(folder: Path, text: str, name: str = "10_numbers.sql") -> tuple[Model, ...]:
+    (folder / name).write_text(text)
+    return read_models(folder)
+
+
+def test_a_header_gives_meaning_and_laws(tmp_path: Path) -> None:
+    """What one row means, and each law, over as many lines as it needs."""
+    (found,) = model(tmp_path, GOOD)
+    assert (found.number, found.name, found.doc) == ("10", "numbers", "One row is one number.")
+    assert found.laws == ("n > 0", "select n from numbers where n is null")
+
+
+BAD = {
+    "no header": "select 1 as n\n",
+    "no check": "-- One row is one number.\nselect 1 as n\n",
+    "no meaning": "-- check: n > 0\nselect 1 as n\n",
+    "empty check": "-- One row is one number.\n-- check:\nselect 1 as n\n",
+    "two statements": GOOD + "; select 2",
+    "not a select": "-- One row is one number.\n-- check: n > 0\ncreate table x (n int)\n",
+    "does not parse": "-- One row is one number.\n-- check: n > 0\nselect from where\n",
+    "a law that does not parse": "-- One row is one number.\n-- check: n >> > 0\nselect 1 as n\n",
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_a_model_that_breaks_the_rules_is_refused(tmp_path: Path, fault: str) -> None:
+    """Before anything runs, with the file's name."""
+    with pytest.raises(ModelError, match=r"10_numbers\.sql"):
+        model(tmp_path, BAD[fault])
+
+
+def test_names_are_unique_and_plain(tmp_path: Path) -> None:
+    """Two digits and small letters; the same table twice is refused."""
+    model(tmp_path, GOOD)
+    with pytest.raises(ModelError, match="another model has the name numbers"):
+        model(tmp_path, GOOD, "11_numbers.sql")
+    with pytest.raises(ModelError, match="two digits"):
+        model(tmp_path, GOOD, "09.sql")
+
+
+@pytest.mark.parametrize("value", ["0", "cast(null as integer)"])
+def test_a_law_that_does_not_hold_stops_the_build(tmp_path: Path, value: str) -> None:
+    """A null does not fulfil a law either; the error has the model, the law, the count and a sample."""
+    text = GOOD.replace("-- check: select n from numbers\n--   where n is null\n", "").replace(
+        "select 1 as n", f"select {value} as n from range(9)"
+    )
+    with open_engine() as connection, pytest.raises(CheckFailed) as failed:
+        run(connection, model(tmp_path, text), lambda progress: None)
+    assert (failed.value.model, failed.value.law, failed.value.count, len(failed.value.sample)) == ("numbers", "n > 0", 9, 3)
+
+
+def test_models_run_in_name_order(tmp_path: Path) -> None:
+    """Each step is reported with its place, its name and its rows."""
+    model(tmp_path, "-- One row is twice a number.\n-- check: n = 2\nselect n * 2 as n from numbers\n", "20_doubles.sql")
+    seen: list[Progress] = []
+    with open_engine() as connection:
+        run(connection, model(tmp_path, GOOD), seen.append)
+    assert [(p.place, p.of, p.name, p.rows) for p in seen] == [(1, 2, "numbers", 1), (2, 2, "doubles", 1)]
+    assert str(seen[0]).startswith("[1/2] numbers 1 rows ")
+
+
+NUMBERS = Table("numbers", "One row is one number.", ("n",), (Column("n", "INTEGER", "the number"),))
+
+
+def test_a_failed_publish_leaves_the_old_file(tmp_path: Path) -> None:
+    """Wrong columns or types, or a fault while writing: the target is as it was and nothing lies beside it."""
+    target = tmp_path / "ledger.duckdb"
+    target.write_bytes(b"old")
+    broken = Table("numbers", "x", ("missing",), NUMBERS.columns)
+    with open_engine() as connection:
+        connection.execute("CREATE TABLE numbers AS SELECT 1::BIGINT AS n")
+        with pytest.raises(ShapeError, match="BIGINT, not INTEGER"):
+            publish(connection, target, [NUMBERS])
+        connection.execute("CREATE OR REPLACE TABLE numbers AS SELECT 1 AS n")
+        check_shape(connection, NUMBERS)
+        with pytest.raises(duckdb.Error):
+            publish(connection, target, [broken])
+        assert target.read_bytes() == b"old"
+        assert list(tmp_path.iterdir()) == [target]
+        publish(connection, target, [NUMBERS])
+    with duckdb.connect(str(target), read_only=True) as connection:
+        assert connection.execute("FROM numbers").fetchall() == [(1,)]
+
+
+# ---- the real models and tables ----
+
+
+def test_every_contract_table_has_its_model() -> None:
+    """One model a table; the rest are on the way there."""
+    assert {table.name for table in TABLES} <= {found.name for found in read_models()}
+
+
+FORBIDDEN = (
+    "now(",
+    "current_timestamp",
+    "current_date",
+    "random(",
+    "uuid(",
+    "double",
+    "float",
+    "avg(",
+    "round_even",
+    "asof",
+    "union all by name",
+    " map {",
+    "copy ",
+)
+
+
+def test_models_keep_to_the_portable_and_repeatable() -> None:
+    """No clock, no chance, no floating point, and nothing of what stack.md says another engine reads differently."""
+    for found in read_models():
+        text = " ".join((found.select, *found.laws)).lower()
+        assert [word for word in FORBIDDEN if word in text] == [], found.name
+        code = "\n".join(line.split("--")[0] for line in text.splitlines())
+        assert " / " not in code.replace("// ", ""), f"{found.name} divides"
+
+
+def test_a_meters_price_comes_from_outside_it() -> None:
+    """The chain of each meter begins with itself and ends with a meter that lies inside nothing."""
+    chains = lookup_tables()["meter_chain"].to_pylist()
+    outermost = {row["meter"]: row["priced_as"] for row in sorted(chains, key=lambda row: row["depth"])}
+    assert {row["meter"] for row in chains if row["depth"] == 0} == {meter.name for meter in METERS}
+    assert outermost["cached_audio_input"] == "input"
+    assert outermost["reasoning"] == "output"
+
+
+def test_a_slip_in_an_audited_table_is_refused(tmp_path: Path) -> None:
+    """A meter that does not exist, a flag that is none, a cell too many: file and line are named."""
+    real = {path.name: path.read_text() for path in Path("etl/tables").glob("*.csv")}
+    slips = (
+        ("dialects.csv", ",reasoning,", ",resoning,"),
+        ("endpoints.csv", ",true,", ",yes,"),
+        ("endpoints.csv", "embeddings,usage,", "embeddings,usage,x,"),
+    )
+    for name, before, after in slips:
+        for file, text in real.items():
+            (tmp_path / file).write_text(text.replace(before, after) if file == name else text)
+        with pytest.raises(AuditTableError, match=name.replace(".", r"\.")):
+            lookup_tables(tmp_path)
