@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def test_a_folder_that_the_demo_did_not_make_is_left_alone(tmp_path: Path) -> No
 
 
 def test_the_demo_end_to_end(tmp_path: Path) -> None:
-    """Every call is a row, every try an attempt, the books balance, and each command that it says to type next works."""
+    """Every call is a row, every try an attempt, the books balance, the README's questions have answers, and each next command works."""
     home = tmp_path / "demo"
     told = subprocess.run(
         [sys.executable, "-m", "bench.demo", "--home", str(home)], cwd=ROOT, capture_output=True, text=True, check=True, timeout=100
@@ -65,6 +66,10 @@ def test_the_demo_end_to_end(tmp_path: Path) -> None:
         assert one("select count(*) from ledger where api_key_label = 'unregistered'") == (2,)
         assert one("select sum(amount), count(*) > 0 from journal") == (0, True)
         assert one("select balance_after from wallet_statement order by posted_at limit 1") == (50,)
+        questions = re.findall(r'\$ tokenledger sql "([^"]+)"', (ROOT / "README.md").read_text())
+        assert len(questions) == 5
+        for question in questions:
+            assert connection.execute(question).fetchall(), question
     lines = told.stdout.partition("What to type next\n")[2].splitlines()
     commands = [shlex.split(line) for line in lines if ".venv/bin/tokenledger" in line]
     assert len(commands) == 5
