@@ -84,7 +84,7 @@ test-peers: .venv/.stamp .venv-peers/.stamp ## tests against somebody else's ser
 lock: ## compile the locks again from pyproject.toml and requirements/*.in; newest versions with UPGRADE=--upgrade
 	@tool=$$(mktemp -d); trap 'rm -rf "$$tool"' EXIT; \
 	$(PYTHON) -m venv "$$tool" && "$$tool/bin/python" $(PIP) install uv==$(UV_VERSION); \
-	compile() { "$$tool/bin/uv" pip compile --quiet --only-binary :all: --generate-hashes --no-emit-index-url --python-version 3.11 \
+	compile() { "$$tool/bin/uv" pip compile --quiet --only-binary :all: --generate-hashes --python-version 3.11 \
 	  --custom-compile-command "make lock" $(UPGRADE) "$$@" >/dev/null; }; \
 	compile pyproject.toml requirements/build.in --extra dev --override requirements/overrides.txt -o requirements/lock.txt; \
 	compile requirements/peers.in -o requirements/peers.txt
