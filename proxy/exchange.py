@@ -113,12 +113,12 @@ class Exchange:
             client_connection=self._client.connection,
             method=self.head.method,
             host=self.head.host,
-            path=redact.scrub(self.head.path, limit=2048),
+            path=redact.identifier(self.head.path, limit=2048),
             query=redact.query(self.head.query),
             headers=redact.request_headers(self.head.headers),
             credential=fingerprint(self._recording.fingerprint_key, credential[0]) if credential else None,
             credential_in=credential[1] if credential else None,
-            api_model=redact.scrub(self.model) if self.model is not None else None,
+            api_model=redact.identifier(self.model) if self.model is not None else None,
             stream=self.stream,
             body_facts=facts,
             body_state=state,
@@ -144,7 +144,7 @@ class Exchange:
             role=role,
             reason=reason,
             url=url,
-            sent_model=redact.scrub(sent_model) if sent_model is not None else None,
+            sent_model=redact.identifier(sent_model) if sent_model is not None else None,
             modified=modified,
             opened_at=at,
         )
@@ -390,7 +390,7 @@ class _Found:
             self.output_seen = dialects.has_output(message) or (inner is not message and dialects.has_output(inner))
         for reason in dialects.finish_reasons(message) + (dialects.finish_reasons(inner) if inner is not message else []):
             if reason not in self.finish_reasons:
-                self.finish_reasons.append(redact.scrub(reason))
+                self.finish_reasons.append(redact.identifier(reason))
         hinted = any(hint in data for hint in dialects.USAGE_HINTS)
         if hinted:
             self._read_usage(message, data)
@@ -563,4 +563,4 @@ def _json_text(value: Any) -> JsonText | None:
 
 
 def _text(value: Any) -> str | None:
-    return redact.scrub(value) if isinstance(value, str) and value else None
+    return redact.identifier(value) if isinstance(value, str) and value else None

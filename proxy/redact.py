@@ -78,9 +78,12 @@ _SECRET_PARAMETERS = frozenset(
     "key api_key api-key apikey access_token token auth authorization sig signature secret client_secret password code x-api-key".split()
 )
 
+# How vendors' keys look: a short prefix with its separator, or Google's, or a JSON web token.
+_KEY_SHAPES = r"\b(?:(?i:sk|pk|rk|ak|key|gsk|xai|ghp|gho|hf|glpat)[-_]|AIza|eyJ)[A-Za-z0-9*][A-Za-z0-9_\-.*]{10,}"
+_KEY_IN_NAME = re.compile(_KEY_SHAPES)
 _SECRETS_IN_TEXT = re.compile(
-    r"(?i)\b(?:bearer|basic)\s+[^\s\"',;]{4,}"  # authorization values
-    r"|\b(?:sk|pk|rk|ak|key|gsk|xai|ghp|gho|hf|glpat|AIza|eyJ)[-_]?[A-Za-z0-9*][A-Za-z0-9_\-.*]{10,}"  # vendor key shapes
+    r"(?i:\b(?:bearer|basic)\s+[^\s\"',;]{4,})"  # authorization values
+    rf"|{_KEY_SHAPES}"
     r"|(?<![A-Za-z0-9])[A-Za-z0-9_\-]{40,}(?![A-Za-z0-9])"  # long opaque runs
 )
 MAX_TEXT = 500
@@ -157,6 +160,11 @@ def scrub(text: str, limit: int = MAX_TEXT) -> str:
     """One line of free text with everything that looks like a credential replaced by ***."""
     line = " ".join(_storable(text).split())
     return _SECRETS_IN_TEXT.sub("***", line[: limit * 2])[:limit]
+
+
+def identifier(text: str, limit: int = 256) -> str:
+    """An id, a model's name or a path: kept whole however long and opaque it is, unless it has the shape of a key."""
+    return _KEY_IN_NAME.sub("***", _storable(text)[:limit])
 
 
 def scrub_json(value: object) -> object:
