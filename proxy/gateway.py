@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import unquote
 
 import aiohttp
 from aiohttp import web
@@ -39,6 +40,12 @@ HEAD_WAIT_S = 1.0  # how long an answer's head waits for its first bytes before 
 READ_ASIDE_BYTES = 1 << 20
 # aiohttp copies a body in one go below this size, and reads a larger one piece by piece.
 COPIED_BYTES = 1 << 20
+
+
+def is_below_base(path: str) -> bool:
+    """Whether a path lies below the base path, and no dot segment leads out of it again."""
+    segments = unquote(path).split("/")
+    return path == BASE_PATH or (path.startswith(BASE_PATH + "/") and not {".", ".."} & set(segments))
 
 
 class _CannotChangeError(Exception):
@@ -179,7 +186,7 @@ class _Passage:
         self._message = exchange.message
         self._usage_wanted = usage_option.wanted(self._head.path, self._message)
         opened: list[Record] = [record, *exchange.request_body(desk.now())]
-        if not (self._head.path == BASE_PATH or self._head.path.startswith(BASE_PATH + "/")):
+        if not is_below_base(self._head.path):
             words = f"there is nothing at {self._head.path}: the base URL of this gateway ends in {BASE_PATH}"
             return await self._refuse(opened, 404, words, "not_found")
         try:

@@ -72,7 +72,7 @@ def decode(data: bytes | memoryview) -> Iterator[Frame | Damage]:
             yield frame
             offset = frame.end
             continue
-        resume, clean = _next_frame(data, view, offset)
+        resume, clean = _next_frame(view, offset)
         if not clean:
             yield Damage(offset, resume)
         offset = resume
@@ -96,7 +96,7 @@ def _frame_at(view: memoryview, offset: int) -> Frame | None:
     return Frame(seq, part["k"], fields, offset, start + length)
 
 
-def _next_frame(data: bytes | memoryview, view: memoryview, offset: int) -> tuple[int, bool]:
+def _next_frame(view: memoryview, offset: int) -> tuple[int, bool]:
     """Where the next whole frame begins (or the end), and whether all before it was preallocated zeros."""
     raw = bytes(view[offset:])
     at = raw.find(MAGIC, 1)

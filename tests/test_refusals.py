@@ -1,0 +1,92 @@
+"""What the gateway refuses: an OpenAI-shaped answer, nothing sent upstream, a row at zero charge."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import duckdb
+import httpx2
+import pytest
+
+from etl.build import build
+from schemas.fingerprint import fingerprint, home_key
+from schemas.home import Home
+from tests.sidecar import Sidecar, Way, seal_all, sidecar, write_book
+from tests.upstream import Upstream
+
+SECRETS = {name: f"sk-{name}-0123456789abcdef" for name in ("free", "strict", "late", "gone", "stranger")}
+KEYS = {
+    "free": 'models = ["other"]',
+    "strict": 'models = ["gpt-4o"]\nroutes = ["official"]\nenforce = true',
+    "late": "expires = 2026-01-01T00:00:00Z\nenforce = true",
+    "gone": "enforce = true\nto = 2026-01-02T00:00:00Z",
+}
+
+
+@pytest.fixture
+async def guarded(home: Home) -> AsyncIterator[tuple[Upstream, Sidecar]]:
+    """A gateway whose registry refuses strangers; gpt-4o goes to a routed channel first and an official one second."""
+    async with Upstream() as upstream:
+        routed = Way("routed", upstream.base_url, "routed", "routed_balance")
+        write_book(
+            home,
+            [Way("official", upstream.base_url), routed],
+            models={"gpt-4o": [("routed", "cheap"), ("official", "gpt-4o")], "cheap-only": [("routed", "cheap")]},
+            settings='unknown_keys = "refuse"',
+        )
+        key = home_key(home)
+        (home.book / "keys.toml").write_text(
+            "\n".join(
+                f'[[key]]\nid = "{name}"\nlabel = "{name}"\nwallet = "team"\nfingerprint = "{fingerprint(key, SECRETS[name])}"\n{rules}\n'
+                for name, rules in KEYS.items()
+            )
+        )
+        with sidecar(home, "--no-forward") as running:
+            yield upstream, running
+
+
+async def ask(running: Sidecar, name: str, model: str, path: str = "/chat/completions") -> httpx2.Response:
+    async with httpx2.AsyncClient(trust_env=False) as http:
+        body = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
+        return await http.post(running.base_url + path, json=body, headers={"Authorization": f"Bearer {SECRETS[name]}"})
+
+
+async def test_each_refusal_has_its_status_and_leaves_a_row_at_zero(guarded: tuple[Upstream, Sidecar]) -> None:
+    """Strangers, expired and revoked keys, models and routes that a key may not use; what is only flagged passes."""
+    upstream, running = guarded
+    refusals = [
+        ("stranger", "gpt-4o", 401, "invalid_api_key"),
+        ("late", "gpt-4o", 401, "expired_api_key"),
+        ("gone", "gpt-4o", 401, "invalid_api_key"),
+        ("strict", "gpt-4o-mini", 403, "model_not_allowed"),
+    ]
+    for name, model, status, code in refusals:
+        answer = await ask(running, name, model)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), name
+    assert upstream.seen == []
+    assert (await ask(running, "free", "gpt-4o")).status_code == 200
+    assert (await ask(running, "strict", "gpt-4o")).status_code == 200
+    assert [one.json()["model"] for one in upstream.seen] == ["cheap", "gpt-4o"]  # the strict key skips the routed channel
+
+    await asyncio.to_thread(running.stop)
+    seal_all(running.home)
+    build(running.home)
+    with duckdb.connect(str(running.home.ledger_file), read_only=True) as con:
+        rows = con.execute(
+            "select http_status, status, outcome, final_charge, attempt_count from ledger where status = 'rejected' order by created_at"
+        )
+        assert rows.fetchall() == [(status, "rejected", "rejected_by_proxy", 0, 0) for _, _, status, _ in refusals]
+
+
+@pytest.mark.parametrize("path", ["/../secret", "/%2e%2e/secret", "/./x"])
+async def test_no_path_leads_out_of_a_channels_base(guarded: tuple[Upstream, Sidecar], path: str) -> None:
+    """A dot segment would send the channel's credential to another part of its host."""
+    upstream, running = guarded
+    host, port = running.gateway.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"GET /v1{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert upstream.seen == []
