@@ -38,10 +38,13 @@ COMMANDS: Mapping[str, Entry] = {
     "sql": Entry("Ad hoc SQL on the published ledger, read-only.", "etl.commands.sql:sql"),
     "export": Entry("Write a month to a file: csv, parquet.", "etl.commands.export:export"),
     "wallet": Entry(
-        "Top-ups, adjustments and balances.",
+        "Top-ups, adjustments, refunds, expiries, snapshots and balances.",
         below={
             "topup": Entry("Record credit that was bought or given.", "proxy.commands.wallet:topup"),
             "adjust": Entry("Record a correction of a balance.", "proxy.commands.wallet:adjust"),
+            "refund": Entry("Record money that came back.", "proxy.commands.wallet:refund"),
+            "expire": Entry("Record credit that lapsed.", "proxy.commands.wallet:expire"),
+            "snapshot": Entry("Record the balance that the vendor shows.", "proxy.commands.wallet:snapshot"),
             "list": Entry("Balances by wallet and bucket.", "etl.commands.wallets:list_wallets"),
         },
     ),

@@ -10,9 +10,9 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from decimal import Decimal
 from functools import cache, partial
@@ -22,15 +22,20 @@ import duckdb
 import pyarrow as pa
 
 from etl import kernel
+from etl.audit import chain_audit_trail
+from etl.closed import Closed, append_closed, charged_before, read_closed, register_closed
 from etl.kernel import Model, Progress, Report, Step
 from etl.lookup import lookup_tables
+from etl.lots import make_lots
 from etl.recount import recount
-from etl.sources import OPENING, ROW_KINDS, Sources, read_sources, register, register_book, table
+from etl.seals import read_seals, sha256_of
+from etl.sources import ROW_KINDS, Sources, read_sources, register, register_book, table
 from schemas.book import Book, load_book
 from schemas.errors import LedgerError
 from schemas.home import Home
 
 LOCK_FILE = "build.lock"
+DIGEST_FILE = "ledger.duckdb.sha256"
 CONTEXT_DAYS = 3  # how far back a preview looks for what a new record belongs to; an SDK's retries come within one
 
 
@@ -54,6 +59,8 @@ class BuildResult:
     blockers: int  # rows of `data_quality` that keep a month from closing
     periods: tuple[str, ...]
     seconds: float
+    sources: Sources = field(repr=False)
+    book: Book = field(repr=False)
 
 
 def silent(progress: Progress) -> None:
@@ -63,26 +70,41 @@ def silent(progress: Progress) -> None:
 def build(home: Home, *, progress: Report = silent, threads: int | None = None, memory_limit: str | None = None) -> BuildResult:
     """Build everything recorded and publish it; the old ledger stays on any failure.
 
-    Raises BookError, ManifestError, BuildRunningError or CheckFailed.
+    Raises BookError, ManifestError, SealBroken, BuildRunningError or CheckFailed.
     """
+    with lock(home) as spill_to:
+        return build_locked(home, spill_to, progress=progress, threads=threads, memory_limit=memory_limit)
+
+
+def build_locked(
+    home: Home, spill_to: Path, *, progress: Report = silent, threads: int | None = None, memory_limit: str | None = None
+) -> BuildResult:
+    """The same, for who holds the lock."""
     began = time.perf_counter()
     book = load_book(home.book)
-    with _lock(home) as spill_to, kernel.open_engine(memory_limit=memory_limit, threads=threads, spill_to=spill_to) as connection:
-        sources = read_sources(home)
+    with kernel.open_engine(memory_limit=memory_limit, threads=threads, spill_to=spill_to) as connection:
+        closed = read_closed(home, book)
+        sources = read_sources(home, after_line=closed.manifest_lines, since=closed.since)
         register(connection, sources)
-        for kind in ROW_KINDS:
-            connection.execute(f"CREATE VIEW raw_{kind} AS SELECT * FROM all_{kind}")
-        table(connection, "opening", OPENING.empty_table())
-        _run(connection, sources, book, progress)
+        register_closed(connection, closed)
+        together = (
+            Step("96", "closed_months", partial(append_closed, closed=closed, models=_models())),
+            Step("97", "wallet_lots", partial(make_lots, closed=closed)),
+            Step("98", "audit_chain", chain_audit_trail),
+        )
+        _run(connection, sources, book, progress, closed.until, together)
         kernel.publish(connection, home.ledger_file)
-        return _result(connection, home.ledger_file, book, time.perf_counter() - began)
+        (home.ledger / DIGEST_FILE).write_text(f"{sha256_of(home.ledger_file)}  {home.ledger_file.name}\n")
+        return _result(connection, home.ledger_file, book, sources, time.perf_counter() - began)
 
 
-def _run(connection: duckdb.DuckDBPyConnection, sources: Sources, book: Book, progress: Report) -> None:
+def _run(
+    connection: duckdb.DuckDBPyConnection, sources: Sources, book: Book, progress: Report, until: int | None, more: Sequence[Step] = ()
+) -> None:
     for name, rows in lookup_tables().items():
         table(connection, name, rows)
-    register_book(connection, book)
-    steps: list[Model | Step] = [*_models(), Step("33", "recount", partial(recount, sources=sources))]
+    register_book(connection, book, until)
+    steps: list[Model | Step] = [*_models(), Step("33", "recount", partial(recount, sources=sources)), *more]
     kernel.run(connection, steps, progress)
 
 
@@ -91,7 +113,7 @@ def _models() -> tuple[Model, ...]:
     return kernel.read_models()
 
 
-def _result(connection: duckdb.DuckDBPyConnection, path: Path, book: Book, seconds: float) -> BuildResult:
+def _result(connection: duckdb.DuckDBPyConnection, path: Path, book: Book, sources: Sources, seconds: float) -> BuildResult:
     ((requests, attempts, charged, unpriced, blockers),) = connection.execute(
         """
         SELECT (SELECT count(*) FROM ledger), (SELECT count(*) FROM attempts),
@@ -101,12 +123,22 @@ def _result(connection: duckdb.DuckDBPyConnection, path: Path, book: Book, secon
     ).fetchall()
     periods = connection.execute("SELECT period FROM periods ORDER BY period").fetchall()
     return BuildResult(
-        path, requests, attempts, charged, book.settings.currency, unpriced, blockers, tuple(found for (found,) in periods), seconds
+        path=path,
+        requests=requests,
+        attempts=attempts,
+        charged=charged,
+        currency=book.settings.currency,
+        unpriced=unpriced,
+        blockers=blockers,
+        periods=tuple(found for (found,) in periods),
+        seconds=seconds,
+        sources=sources,
+        book=book,
     )
 
 
 @contextmanager
-def _lock(home: Home) -> Iterator[Path]:
+def lock(home: Home) -> Iterator[Path]:
     """Hold the home's build lock; gives a folder to spill into, gone afterwards. Raises BuildRunningError."""
     home.ledger.mkdir(mode=0o700, parents=True, exist_ok=True)
     spill_to = home.ledger / ".spill"
@@ -143,10 +175,9 @@ def preview(home: Home, asked: str) -> duckdb.DuckDBPyConnection:
         else:
             sources = read_sources(home)
             register(connection, sources)
-            for kind in ROW_KINDS:
-                connection.execute(f"CREATE VIEW raw_{kind} AS SELECT * FROM all_{kind}")
-            table(connection, "opening", OPENING.empty_table())
-        _run(connection, sources, book, silent)
+            register_closed(connection, Closed(home))
+        closed = read_seals(home)
+        _run(connection, sources, book, silent, closed[-1].end if closed else None)
     except BaseException:
         connection.close()
         raise
@@ -172,6 +203,9 @@ def _narrow(connection: duckdb.DuckDBPyConnection, home: Home, asked: str) -> So
             f"CREATE TABLE raw_{kind} AS SELECT r.* FROM all_{kind} r LEFT JOIN source_after a ON r.writer = a.writer WHERE {mine}"
         )
     connection.execute(f"CREATE TABLE opening AS {_OPENING}")
+    connection.execute(f"CREATE TABLE closed_request AS {_SETTLED}")
+    connection.execute(f"CREATE TABLE closed_charge AS {charged_before('published.wallet_statement', 'closed_request')}")
+    connection.execute("CREATE TABLE closed_finding AS SELECT kind, subject FROM published.data_quality WHERE false")
     return sources
 
 
@@ -202,6 +236,14 @@ _NEEDED = f"""
     UNION
     SELECT b.raw_request_id FROM published.dispositions a JOIN published.dispositions b ON a.request_id = b.request_id
     WHERE a.raw_request_id IN (SELECT request_id FROM related)
+    EXCEPT
+    SELECT d.raw_request_id FROM published.dispositions d JOIN published.periods p ON d.period = p.period WHERE p.status = 'closed'
+"""
+
+# Requests that the preview takes as they were published; an entry may name one of them.
+_SETTLED = """
+    SELECT raw_request_id AS raw_id, request_id, period FROM published.dispositions
+    WHERE raw_request_id NOT IN (SELECT raw_id FROM needed)
 """
 
 # Balances as published, less what the preview will post again.

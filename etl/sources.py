@@ -24,7 +24,7 @@ from schemas.frames import Damage, Frame
 from schemas.home import Home
 from schemas.instants import from_datetime, to_datetime
 from schemas.manifest import Seal, SealedFile
-from schemas.records import ARROW, KINDS
+from schemas.records import ARROW, KINDS, Instant
 from schemas.spool import unsealed
 
 ROW_KINDS = ("request", "attempt", "response", "event")
@@ -42,7 +42,10 @@ _FINDING = pa.schema(
     ]
 )
 _POSITION = pa.schema([("writer", pa.string()), ("last_seq", pa.int64())])
-_PERIOD = pa.schema([("period", pa.string()), ("starts_at", pa.timestamp("us")), ("ends_at", pa.timestamp("us"))])
+_PERIOD = pa.schema(
+    [(name, pa.string()) for name in ("period", "service_period")]
+    + [(name, pa.timestamp("us")) for name in ("starts_at", "ends_at", "posts_from", "posts_last")]
+)
 _OFFSET = pa.schema(
     [("timezone", pa.string()), ("starts_at", pa.timestamp("us")), ("ends_at", pa.timestamp("us")), ("offset_minutes", pa.int64())]
 )
@@ -71,6 +74,8 @@ class Sources:
     body_files: tuple[SealedFile, ...]  # not verified yet: bodies are read for a recount only
     findings: tuple[Finding, ...]
     positions: Mapping[str, int]
+    seals: tuple[Seal, ...]  # every line of the manifest, as it was when this was read
+    named: tuple[SealedFile, ...]  # the files that were wanted, whole or not
 
 
 def date_of(file: SealedFile) -> str:
@@ -89,22 +94,27 @@ def is_whole(path: Path, file: SealedFile) -> bool:
 
 def quarantine(file: SealedFile) -> Finding:
     """The finding for a file that is missing or is not what was sealed."""
-    try:
-        at = from_datetime(datetime.fromisoformat(date_of(file)).replace(tzinfo=UTC))
-    except ValueError:
-        at = None
     detail = "missing, or not the bytes that were sealed (SHA-256 differs): restore it from a copy"
-    return Finding("quarantined_file", f"raw/{file.path}", detail, file.rows, at, True)
+    return Finding("quarantined_file", f"raw/{file.path}", detail, file.rows, _midnight(date_of(file)), True)
 
 
-def read_sources(home: Home, *, after: Mapping[str, int] | None = None, since: str = "") -> Sources:
-    """Everything recorded; with `after`, only files that hold frames past those positions or days from `since` (YYYY-MM-DD) on.
+def _midnight(day: str) -> Instant | None:
+    try:
+        return instant_of(datetime.fromisoformat(day))
+    except ValueError:
+        return None
+
+
+def read_sources(home: Home, *, after: Mapping[str, int] | None = None, after_line: int = 0, since: str = "") -> Sources:
+    """Everything recorded; or only files past what was read before, and those with days from `since` (YYYY-MM-DD) on.
+
+    What was read before is told by the position in each journal (`after`), or by the number of manifest lines (`after_line`).
 
     Raises ManifestError; a bad file or frame is a finding.
     """
     seals = manifest.read(home.manifest)
     sealed = manifest.sealed_up_to(seals)
-    named = [file for seal in seals for file in seal.files if after is None or _is_wanted(seal, file, after, since)]
+    named = [file for seal in seals for file in seal.files if _is_wanted(seal, file, after, after_line, since)]
     row_files = [file for file in named if file.kind in ROW_KINDS]
     with ThreadPoolExecutor(HASHERS) as pool:
         whole = list(pool.map(lambda file: is_whole(home.raw / file.path, file), row_files))
@@ -126,17 +136,25 @@ def read_sources(home: Home, *, after: Mapping[str, int] | None = None, since: s
         body_files=tuple(file for file in named if file.kind == "body"),
         findings=tuple(findings),
         positions=positions,
+        seals=tuple(seals),
+        named=tuple(named),
     )
 
 
-def _is_wanted(seal: Seal, file: SealedFile, after: Mapping[str, int], since: str) -> bool:
-    return seal.last_seq > after.get(seal.writer, 0) or date_of(file) >= since
+def _is_wanted(seal: Seal, file: SealedFile, after: Mapping[str, int] | None, after_line: int, since: str) -> bool:
+    is_new = seal.number > after_line if after is None else seal.last_seq > after.get(seal.writer, 0)
+    return is_new or date_of(file) >= since
 
 
 def _losses(seals: Iterable[Seal]) -> Iterator[Finding]:
+    """A loss is placed on the day of the newest record that its journal had before, so that no month closes over it."""
+    days: dict[str, str] = {}
     for seal in seals:
+        dates = [date_of(file) for file in seal.files if file.kind != "body"]
         for first, last in seal.missing:
-            yield _loss(seal.writer, first, last, seal.sealed_at)
+            yield _loss(seal.writer, first, last, _midnight(days.get(seal.writer) or min(dates, default="")) or seal.sealed_at)
+        if dates:
+            days[seal.writer] = max(dates)
 
 
 def _loss(writer: str, first: int, last: int, at: int | None) -> Finding:
@@ -204,14 +222,17 @@ def table(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> N
     connection.unregister(f"arrow_{name}")
 
 
-def register_book(connection: duckdb.DuckDBPyConnection, book: Book) -> None:
-    """Make the book visible as its tables, `setting`, and, for the time that `raw_` rows and findings span, months and offsets."""
+def register_book(connection: duckdb.DuckDBPyConnection, book: Book, until: int | None = None) -> None:
+    """Make the book visible as its tables, `setting`, and, for the time that `raw_` rows and findings span, months and offsets.
+
+    Months before `until` (microseconds) are closed: what falls into them is booked in the first open one.
+    """
     for name, rows in book.tables().items():
         table(connection, name, rows)
     settings = {"currency": [book.settings.currency], "timezone": [str(book.settings.timezone)]}
     table(connection, "setting", pa.table(settings))
     span = _span(connection)
-    table(connection, "book_period", pa.Table.from_pylist(list(months(str(book.settings.timezone), *span)) if span else [], _PERIOD))
+    table(connection, "book_period", pa.Table.from_pylist(book_periods(str(book.settings.timezone), span, until), _PERIOD))
     zones = sorted({channel.timezone or "UTC" for channel in book.channels}) if span else []
     table(connection, "book_offset", pa.Table.from_pylist([row for zone in zones for row in offsets(zone, *(span or (0, 0)))], _OFFSET))
 
@@ -239,6 +260,37 @@ def months(timezone: str, low: int, high: int) -> Iterator[dict[str, Any]]:
         end = datetime(*following, 1, tzinfo=zone)
         yield {"period": f"{year:04d}-{month:02d}", "starts_at": _naive(begin), "ends_at": _naive(end)}
         year, month = following
+
+
+def book_periods(timezone: str, span: tuple[int, int] | None, until: int | None) -> list[dict[str, Any]]:
+    """The months that `span` touches, each with the month it is booked in: itself, or the first open one where it is closed.
+
+    What is booked in a month is posted from `posts_from` to `posts_last`.
+    """
+    if span is None:
+        return []
+    low, high = span
+    rows = list(months(timezone, low, high if until is None else max(high, until)))
+    opened = [row for row in rows if until is None or instant_of(row["ends_at"]) > until]
+    found = []
+    for row in rows:
+        posting = row if row in opened else opened[0]
+        found.append(
+            {
+                "period": posting["period"],
+                "service_period": row["period"],
+                "starts_at": row["starts_at"],
+                "ends_at": row["ends_at"],
+                "posts_from": posting["starts_at"],
+                "posts_last": to_datetime(instant_of(posting["ends_at"]) - 1).replace(tzinfo=None),
+            }
+        )
+    return found
+
+
+def instant_of(naive: datetime) -> Instant:
+    """The instant of what a TIMESTAMP column holds."""
+    return from_datetime(naive.replace(tzinfo=UTC))
 
 
 def offsets(timezone: str, low: int, high: int) -> Iterator[dict[str, Any]]:

@@ -65,7 +65,11 @@ def _table(name: str, doc: str, order_by: str, *columns: tuple[str, str, str]) -
 
 
 _REQUEST_ID = ("request_id", TEXT, "the logical request: the id of the first request the client sent for it")
-_PERIOD = ("period", TEXT, "the month YYYY-MM in the book's time zone that contains created_at")
+_PERIOD = (
+    "period",
+    TEXT,
+    "the month YYYY-MM it is booked in: that of created_at in the book's time zone, or the first open one where it came after that closed",
+)
 _CURRENCY = ("currency", TEXT, "the currency of every amount in this row")
 _STATUS = ("status", TEXT, "ok | failed | client_gone | rejected | unknown: how the request's last attempt ended")
 _OUTCOME = (
@@ -131,8 +135,10 @@ LEDGER = _table(
     (
         "receipt_digest",
         TEXT,
-        "SHA-256 (hex) over the other columns in this order, each as `name=value` and a newline, a null as `name` and a newline; "
-        "decimals with 12 places, instants as YYYY-MM-DDTHH:MM:SS.ffffffZ, counts in plain digits, UTF-8",
+        (
+            "SHA-256 (hex) over the other columns in this order, each as `name=value` and a newline, a null as `name` and a newline; "
+            "decimals with 12 places, instants as YYYY-MM-DDTHH:MM:SS.ffffffZ, counts in plain digits, UTF-8"
+        ),
     ),
 )
 
@@ -180,7 +186,7 @@ CHARGES = _table(
     ("quantity", COUNT, "units of the meter"),
     ("unit_price", UNIT_PRICE, "price of one unit"),
     ("amount", AMOUNT, "quantity x unit_price"),
-    ("rate_id", TEXT, "the row of rates.csv (for flat_fee: of failed_requests.csv) that set the price"),
+    ("rate_id", TEXT, "the row of rates.csv (for flat_fee: of failed_requests.csv; for rounding: the channel with the rule) that set the price"),
     ("rate_effective_from", INSTANT, "from when that row counts"),
     ("priced_as", TEXT, "the meter whose price was used: the meter itself, or the one it lies inside"),
     ("list_unit_price", UNIT_PRICE, "the list price of one unit, null if there is none"),
@@ -194,16 +200,21 @@ JOURNAL = _table(
     "posted_at transaction_id entry_id",
     ("transaction_id", TEXT, "a hash of what the transaction stands for"),
     ("entry_id", TEXT, "a hash of the transaction and the account"),
-    ("posted_at", INSTANT, "the attempt's start, or the admin event's instant"),
+    ("posted_at", INSTANT, "service_at, brought inside the month it is booked in"),
     ("period", TEXT, "the month it is booked in"),
-    ("account", TEXT, "wallet:<wallet>:<bucket>, usage:<channel>, suspense:<why>, or a counter account of an admin entry"),
+    ("account", TEXT, "wallet:<wallet>:<bucket>, usage:<channel>, rounding:<channel>, suspense:<why>, or a counter account of an admin entry"),
     ("amount", AMOUNT, "signed: what the account gains"),
     _CURRENCY,
     ("kind", TEXT, "charge | suspense | topup | adjustment | refund | expiry"),
     ("request_id", TEXT, "the logical request, null for entries that concern none"),
-    ("reference", TEXT, "raw request id and ordinal of the attempt, or the admin entry's own reference"),
+    (
+        "reference",
+        TEXT,
+        "raw request id and ordinal of the attempt, or the admin entry's own reference; after `late:YYYY-MM:` where it came late for that month",
+    ),
     ("actor", TEXT, "who entered it, null for what traffic caused"),
     ("reason", TEXT, "why, in their words; for suspense what is missing"),
+    ("service_at", INSTANT, "when it happened: the attempt's start, or the admin event's instant"),
 )
 
 WALLET_STATEMENT = _table(
@@ -230,6 +241,48 @@ WALLET_BALANCES = _table(
     ("bucket", TEXT, "the balance within it"),
     _CURRENCY,
     ("balance", AMOUNT, "sum of its journal legs; below zero where it is overdrawn"),
+)
+
+WALLET_LOTS = _table(
+    "wallet_lots",
+    "One row per top-up as a lot. What a bucket spends is taken first from credit that no top-up brought (refunds, adjustments), then "
+    "from its lots: the one that lapses first, and of equals the oldest; a lot is drawn only from when it was posted, and what is "
+    "overdrawn is taken from the next.",
+    "wallet bucket posted_at lot_id",
+    ("lot_id", TEXT, "the wallet's journal entry of the top-up"),
+    ("wallet", TEXT, "the wallet"),
+    ("bucket", TEXT, "the balance within it"),
+    _CURRENCY,
+    ("posted_at", INSTANT, "when it was posted"),
+    ("paid", AMOUNT, "money paid for it, null if nobody said"),
+    ("credit", AMOUNT, "what it added to the balance, bonus included"),
+    ("bonus", AMOUNT, "of this, given and not bought"),
+    ("expires", INSTANT, "when it lapses, null if it does not; nothing lapses without an entry that says so"),
+    ("remaining", AMOUNT, "what is left of it after everything posted"),
+    ("period", TEXT, "the month it was booked in"),
+)
+
+BALANCE_PROOF = _table(
+    "balance_proof",
+    "One row per month, wallet and bucket: opening + topups + bonuses - charges - suspense + adjustments + refunds - expiries = closing, "
+    "and what the vendor showed.",
+    "period wallet bucket currency",
+    ("period", TEXT, "the month"),
+    ("wallet", TEXT, "the wallet"),
+    ("bucket", TEXT, "the balance within it"),
+    _CURRENCY,
+    ("opening", AMOUNT, "the balance before the month"),
+    ("topups", AMOUNT, "credit bought"),
+    ("bonuses", AMOUNT, "credit given with it"),
+    ("charges", AMOUNT, "what traffic cost"),
+    ("adjustments", AMOUNT, "corrections, signed: what the balance gained"),
+    ("refunds", AMOUNT, "money that came back"),
+    ("expiries", AMOUNT, "credit that lapsed"),
+    ("closing", AMOUNT, "the balance after the month"),
+    ("snapshot", AMOUNT, "the last balance the vendor showed in the month, null if none was recorded"),
+    ("difference", AMOUNT, "snapshot less our balance at that instant"),
+    ("first_broken_day", DAY, "the UTC day of the first snapshot of the month that is not our balance, null while all agree"),
+    ("suspense", AMOUNT, "the known part of what is in suspense"),
 )
 
 UNPRICED = _table(
@@ -351,8 +404,9 @@ MODEL_PRICES = _table(
 
 AUDIT_TRAIL = _table(
     "audit_trail",
-    "One row per recorded event: admin entries, losses and their acknowledgement, starts and stops of proxies.",
-    "at event_id",
+    "One row per recorded event: admin entries, changes of the book, closings undone, losses and their acknowledgement, starts and stops "
+    "of proxies. Each row's hash covers the row before it.",
+    "number",
     ("event_id", TEXT, "the event"),
     ("at", INSTANT, "when"),
     ("period", TEXT, "the month that contains it"),
@@ -363,6 +417,16 @@ AUDIT_TRAIL = _table(
     ("request_id", TEXT, "the request it concerns, if one"),
     ("facts", TEXT, "the event's own facts as JSON"),
     ("transaction_id", TEXT, "the journal transaction it caused, null if it moved no money"),
+    ("number", COUNT, "its place in the chain: closed months first, then by instant and event"),
+    ("prev_hash", TEXT, "the hash of the row before it; 64 zeros before the first"),
+    (
+        "hash",
+        TEXT,
+        (
+            "SHA-256 (hex) over prev_hash and a newline, then event_id, at, event, actor, reason, reference, request_id and facts, each as "
+            "`name=value` and a newline, a null as `name` and a newline"
+        ),
+    ),
 )
 
 RECONCILIATION = _table(
@@ -419,6 +483,7 @@ PERIODS = _table(
     ("unpriced", COUNT, "rows of unpriced"),
     ("blockers", COUNT, "rows of data_quality that stand against closing"),
     _CURRENCY,
+    ("seal_hash", TEXT, "the hash in its seal.json, null while it is open"),
 )
 
 DATA_QUALITY = _table(
@@ -499,6 +564,8 @@ TABLES: tuple[Table, ...] = (
     JOURNAL,
     WALLET_STATEMENT,
     WALLET_BALANCES,
+    WALLET_LOTS,
+    BALANCE_PROOF,
     UNPRICED,
     FAILED_REQUESTS,
     ROUTE_HEALTH,

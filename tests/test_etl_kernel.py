@@ -103,8 +103,8 @@ def test_a_failed_publish_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_every_contract_table_has_its_model() -> None:
-    """One model a table; the rest are on the way there."""
-    assert {table.name for table in TABLES} <= {found.name for found in read_models()}
+    """One model a table, or a step of its own where the order of what happened decides; the rest are on the way there."""
+    assert {table.name for table in TABLES} <= {found.name for found in read_models()} | {"wallet_lots"}
 
 
 FORBIDDEN = (

@@ -1,4 +1,6 @@
 -- One row is one recorded event, once; of wallet entries with their amounts read, and with a fault where they cannot be booked.
+-- All refunds of a request, in order, may together give a bucket back what the request took from it: the first that goes
+-- beyond is a fault, and so is every later one.
 -- check: event_id is not null and "at" is not null
 -- check: select event_id from admin_events group by event_id having count(*) > 1
 with events as (
@@ -18,9 +20,35 @@ entries as (
         coalesce(request_id, json_extract_string(facts, '$.request_id')) as about_id
     from events
 ),
+named as (
+    select about_id, min(request_id) as request_id
+    from (
+        select e.about_id, m.request_id from entries e join members m on e.about_id = m.raw_id
+        union all
+        select e.about_id, c.request_id from entries e join closed_request c on e.about_id = c.raw_id
+    ) group by about_id
+),
+charged as (
+    select request_id, wallet, bucket, -sum(amount) as amount
+    from charge_legs where wallet is not null and kind = 'charge' group by request_id, wallet, bucket
+    union all
+    select request_id, wallet, bucket, charged - refunded as amount from closed_charge
+),
+refunds as (
+    select
+        e.event_id, c.amount as limit_amount,
+        sum(e.amount) over (
+            partition by n.request_id, e.wallet, e.bucket order by e.at, e.event_id rows between unbounded preceding and current row
+        ) as so_far
+    from entries e
+    join named n on e.about_id = n.about_id
+    left join charged c on n.request_id = c.request_id and e.wallet = c.wallet and e.bucket = c.bucket
+    where e.event = 'wallet_refund' and e.amount >= 0
+),
 admin_events as (
     select
         e.*,
+        n.request_id as logical_id,
         coalesce(e.stated_currency, s.currency) as currency,
         case
             when not e.moves_money then null
@@ -29,8 +57,14 @@ admin_events as (
             when e.bonus is null or e.bonus > greatest(e.amount, 0) then 'its bonus does not lie between zero and its amount'
             when coalesce(e.stated_currency, s.currency) <> s.currency then 'its currency is not that of the book'
             when e.event <> 'wallet_adjust' and e.amount < 0 then 'its amount is below zero'
+            when e.event = 'wallet_refund' and e.about_id is not null and n.request_id is null then 'it names a request that is not recorded'
+            when e.event = 'wallet_refund' and e.about_id is not null and r.limit_amount is null then 'its request was charged nothing in this wallet and bucket'
+            when e.event = 'wallet_refund' and r.so_far > r.limit_amount then 'with it the refunds of its request exceed what it was charged'
         end as fault,
         'tx_' || substr(sha256('event' || chr(31) || e.event_id), 1, 32) as transaction_id
-    from entries e cross join setting s
+    from entries e
+    cross join setting s
+    left join named n on e.about_id = n.about_id
+    left join refunds r on e.event_id = r.event_id
 )
 select * from admin_events

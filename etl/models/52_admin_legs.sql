@@ -8,21 +8,16 @@ with signs as (
     union all select 'wallet_refund', 'refund', 'refunded', 1
     union all select 'wallet_expire', 'expiry', 'expired', -1
 ),
-named as (
-    select about_id, min(request_id) as request_id
-    from (
-        select e.about_id, m.request_id from admin_events e join members m on e.about_id = m.raw_id
-    ) group by about_id
-),
 booked as (
     select
-        e.*, s.kind, s.counter, p.period, n.request_id as logical_id,
+        e.*, s.kind, s.counter, p.period,
+        greatest(least(e.at, p.posts_last), p.posts_from) as posted_at,
+        case when p.service_period = p.period then e.reference else 'late:' || p.service_period || ':' || coalesce(e.reference, '') end as stated_reference,
         cast(case when s.sign = 1 then e.amount else -e.amount end as decimal(38,12)) as gain,
         cast(case when e.event = 'wallet_topup' then e.bonus else 0 end as decimal(38,12)) as given
     from admin_events e
     join signs s on e.event = s.event
     join book_period p on e.at >= p.starts_at and e.at < p.ends_at
-    left join named n on e.about_id = n.about_id
     where e.fault is null
 ),
 legs as (
@@ -36,8 +31,8 @@ admin_legs as (
     select
         transaction_id,
         'we_' || substr(sha256(transaction_id || chr(31) || account || chr(31) || currency), 1, 32) as entry_id,
-        "at" as posted_at, period, account, leg_amount as amount, currency, kind,
-        coalesce(logical_id, about_id) as request_id, reference, actor, reason,
+        posted_at, "at" as service_at, period, account, leg_amount as amount, currency, kind,
+        coalesce(logical_id, about_id) as request_id, stated_reference as reference, actor, reason,
         case when is_wallet then wallet end as wallet,
         case when is_wallet then bucket end as bucket
     from legs

@@ -4,9 +4,9 @@
 -- check: select entry_id from journal group by entry_id having count(*) > 1
 -- check: select transaction_id from journal group by transaction_id having count(distinct bucket) is distinct from 1
 select
-    transaction_id, entry_id, posted_at, period, account, amount, currency, kind, request_id, reference, actor, reason, wallet, bucket
+    transaction_id, entry_id, posted_at, period, account, amount, currency, kind, request_id, reference, actor, reason, service_at, wallet, bucket
 from charge_legs
 union all
 select
-    transaction_id, entry_id, posted_at, period, account, amount, currency, kind, request_id, reference, actor, reason, wallet, bucket
+    transaction_id, entry_id, posted_at, period, account, amount, currency, kind, request_id, reference, actor, reason, service_at, wallet, bucket
 from admin_legs

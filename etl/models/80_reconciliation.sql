@@ -7,28 +7,13 @@ with replies as (
     from attempts a join ledger_facts l on a.request_id = l.request_id
     where a.vendor_charge is not null
 ),
-snapshot_events as (
-    select e.event_id, e.at, e.wallet, e.bucket, e.currency, e.amount, p.period
-    from admin_events e join book_period p on e.at >= p.starts_at and e.at < p.ends_at
-    where e.event = 'wallet_snapshot' and e.amount is not null and e.wallet is not null and e.bucket is not null
-),
-booked as (
-    select s.event_id, sum(j.amount) as balance
-    from snapshot_events s
-    join (
-        select wallet, bucket, currency, posted_at, amount from journal where wallet is not null
-        union all
-        select wallet, bucket, currency, timestamp '0001-01-01 00:00:00', balance from opening
-    ) j on s.wallet = j.wallet and s.bucket = j.bucket and s.currency = j.currency and j.posted_at <= s.at
-    group by s.event_id
-),
 snapshots as (
     select
-        s.period, 'snapshot' as source,
-        s.wallet || ':' || s.bucket || ' at ' || strftime(s.at, '%Y-%m-%dT%H:%M:%S.%fZ') || ' (' || s.event_id || ')' as subject,
+        period, 'snapshot' as source,
+        wallet || ':' || bucket || ' at ' || strftime("at", '%Y-%m-%dT%H:%M:%S.%fZ') || ' (' || event_id || ')' as subject,
         cast(null as varchar) as request_id, cast(null as varchar) as channel,
-        cast(coalesce(b.balance, 0) as decimal(38,12)) as our_amount, s.amount as vendor_amount
-    from snapshot_events s left join booked b on s.event_id = b.event_id
+        our_balance as our_amount, vendor_balance as vendor_amount
+    from wallet_snapshots
 ),
 figures as (
     select * from replies

@@ -1,23 +1,24 @@
--- One row is one thing a person should know about the data; where blocks_close is true its month cannot close while it stands.
+-- One row is one thing a person should know about the data; where blocks_close is true its month cannot close while it stands. What
+-- a person acknowledged by its subject stands no longer, except for a price that is missing.
 -- check: kind is not null and subject is not null and detail is not null and rows >= 0 and blocks_close is not null
 with acknowledged as (
-    select distinct json_extract_string(facts, '$.subject') as subject from admin_events where event = 'loss_acknowledged'
+    select distinct json_extract_string(facts, '$.subject') as subject from admin_events where event in ('acknowledged', 'loss_acknowledged')
 ),
 at_source as (
-    select f.kind, p.period, f.subject, f.detail, f.rows, f.blocks_close and a.subject is null as blocks_close
+    select f.kind, p.period, f.subject, f.detail, f.rows, f.blocks_close
     from source_finding f
     left join book_period p on f.at >= p.starts_at and f.at < p.ends_at
-    left join acknowledged a on f.subject = a.subject
+    left join closed_finding c on f.kind = c.kind and f.subject = c.subject
+    where c.subject is null
 ),
 loss_events as (
     select
         'loss' as kind, p.period, e.event_id as subject,
         'the proxy reported traffic that it could not record: ' || coalesce(e.reason, e.facts) as detail,
         cast(coalesce(try_cast(json_extract_string(e.facts, '$.records') as bigint), 1) as bigint) as rows,
-        a.subject is null as blocks_close
+        true as blocks_close
     from admin_events e
     left join book_period p on e.at >= p.starts_at and e.at < p.ends_at
-    left join acknowledged a on e.event_id = a.subject
     where e.event = 'loss'
 ),
 clock_steps as (
@@ -36,6 +37,16 @@ open_holds as (
         'sent to ' || coalesce(a.channel, '(lost)') || ', and its end was never recorded' as detail, cast(1 as bigint) as rows, true as blocks_close
     from attempts a join ledger_facts l on a.request_id = l.request_id
     where a.outcome = 'unknown' and a.disposition = 'suspense'
+),
+assumed_tiers as (
+    select
+        'assumed' as kind, l.period, a.channel || ' ' || c.service_tier as subject,
+        'charged at the service tier that was asked for: the answer names none' as detail, cast(count(*) as bigint) as rows, false as blocks_close
+    from conditions c
+    join attempts a on c.raw_id = a.raw_request_id and c.raw_ordinal = a.raw_ordinal
+    join ledger_facts l on a.request_id = l.request_id
+    where c.tier_source = 'assumed' and a.disposition = 'charged'
+    group by l.period, a.channel, c.service_tier
 ),
 quarantined_usage as (
     select
@@ -112,25 +123,46 @@ not_recounted as (
     join members m on n.raw_id = m.raw_id
     join ledger_facts l on m.request_id = l.request_id
 ),
+-- a price that is missing cannot be acknowledged; usage that nobody will ever know can
+open_items as (
+    select u.*, u.meter is null and a.subject is not null as is_acknowledged
+    from unpriced u
+    left join attempts t on u.request_id = t.request_id and u.attempt_ordinal = t.ordinal
+    left join acknowledged a on t.raw_request_id || '/' || t.raw_ordinal = a.subject
+),
 unpriced_models as (
     select
         'unpriced' as kind, period, coalesce(channel, '(none)') || ' ' || coalesce(upstream_model, '(no model)') || coalesce(' ' || meter, '') as subject,
-        min(reason) as detail, cast(count(*) as bigint) as rows, true as blocks_close
-    from unpriced group by period, channel, upstream_model, meter
-)
-select * from at_source
-union all select * from loss_events
-union all select * from clock_steps
-union all select * from faulty_entries
-union all select * from open_holds
+        min(reason) as detail, cast(count(*) as bigint) as rows, bool_or(not is_acknowledged) as blocks_close
+    from open_items group by period, channel, upstream_model, meter
+),
+balance_differences as (
+    select
+        'balance_differs' as kind, period, subject, 'the vendor shows ' || vendor_amount || ', booked is ' || our_amount as detail,
+        cast(1 as bigint) as rows, false as blocks_close
+    from reconciliation where source = 'snapshot' and class = 'mismatch'
+),
+found as (
+    select * from at_source
+    union all select * from loss_events
+    union all select * from clock_steps
+    union all select * from faulty_entries
+    union all select * from open_holds
+    union all select * from assumed_tiers
 union all select * from quarantined_usage
-union all select * from lost_records
-union all select * from lost_opens
-union all select * from never_tried
-union all select * from copies
-union all select * from unregistered
-union all select * from unknown_endpoints
-union all select * from unmarked_ends
-union all select * from estimates
-union all select * from not_recounted
-union all select * from unpriced_models
+    union all select * from lost_records
+    union all select * from lost_opens
+    union all select * from never_tried
+    union all select * from copies
+    union all select * from unregistered
+    union all select * from unknown_endpoints
+    union all select * from unmarked_ends
+    union all select * from estimates
+    union all select * from not_recounted
+    union all select * from unpriced_models
+    union all select * from balance_differences
+)
+select
+    f.kind, f.period, f.subject, f.detail, f.rows,
+    f.blocks_close and (a.subject is null or f.kind = 'unpriced') as blocks_close
+from found f left join acknowledged a on f.subject = a.subject

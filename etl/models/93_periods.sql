@@ -39,7 +39,7 @@ select
     cast(coalesce(s.amount, 0) as decimal(38,12)) as suspense,
     cast(coalesce(g.rows, 0) as bigint) as unpriced,
     cast(coalesce(b.rows, 0) as bigint) as blockers,
-    t.currency
+    t.currency, cast(null as varchar) as seal_hash
 from book_period p
 cross join setting t
 left join requests r on p.period = r.period
@@ -47,4 +47,4 @@ left join suspense s on p.period = s.period
 left join entries e on p.period = e.period
 left join gaps g on p.period = g.period
 left join blockers b on p.period = b.period
-where r.period is not null or e.period is not null or b.period is not null
+where p.service_period = p.period and (r.period is not null or e.period is not null or b.period is not null)

@@ -1,4 +1,4 @@
-"""`tokenledger wallet topup|adjust`: entries that a person makes, appended to the journal like everything else."""
+"""`tokenledger wallet topup|adjust|refund|expire|snapshot`: entries that a person makes, appended to the journal like everything else."""
 
 from __future__ import annotations
 
@@ -22,6 +22,18 @@ from schemas.records import Event, Instant, JsonText
 
 TOPUP = "wallet_topup"
 ADJUST = "wallet_adjust"
+REFUND = "wallet_refund"
+EXPIRE = "wallet_expire"
+SNAPSHOT = "wallet_snapshot"  # moves no money: the balance that the vendor shows, evidence for the balance proof
+
+# Which amounts a kind takes, and what to do instead; a snapshot takes any, for a vendor may show an overdrawn balance.
+AMOUNTS: dict[str, tuple[Callable[[Decimal], bool], str, str]] = {
+    TOPUP: (lambda value: value > 0, "a top-up of {} adds nothing", "give a positive amount, or use `wallet adjust`"),
+    ADJUST: (lambda value: value != 0, "an adjustment of {} changes nothing", "give an amount other than zero"),
+    REFUND: (lambda value: value > 0, "a refund of {} gives nothing back", "give a positive amount, or use `wallet adjust`"),
+    EXPIRE: (lambda value: value > 0, "an expiry of {} takes nothing away", "give the lapsed amount as a positive one"),
+    SNAPSHOT: (Decimal.is_finite, "", ""),
+}
 
 
 class WalletEntryError(UsageError):
@@ -30,14 +42,15 @@ class WalletEntryError(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A top-up or an adjustment as a person wrote it: every amount a plain decimal text, what was not said is None."""
+    """What a person wrote: every amount a plain decimal text, what was not said is None."""
 
     wallet: str
     bucket: str
     amount: str
     by: str
-    reference: str
-    reason: str
+    reference: str | None
+    reason: str | None
+    second: str | None = None
     paid: str | None = None
     bonus: str | None = None
     expires: str | None = None
@@ -47,17 +60,17 @@ class Entry:
 def event_of(kind: str, entry: Entry, currency: str, at: Instant) -> Event:
     """The event that records `entry`; amounts become texts of 12 decimals, absent facts stay absent.
 
-    A top-up is positive and its bonus lies inside it; an adjustment is any amount but zero, negative taking away.
-    Raises WalletEntryError or MoneyError.
+    A top-up, a refund and an expiry are positive, and a top-up's bonus lies inside it; an adjustment is any amount but zero,
+    negative taking away. Raises WalletEntryError or MoneyError.
     """
-    for option in ("wallet", "bucket", "by", "reference", "reason"):
-        if not getattr(entry, option).strip():
+    for option in ("wallet", "bucket", "by", "reference", "reason", "second"):
+        said = getattr(entry, option)
+        if said is not None and not said.strip():
             raise WalletEntryError(f"--{option} is empty", f"say it: --{option} TEXT")
     value = amount(parse_decimal(entry.amount))
-    if kind == TOPUP and value <= 0:
-        raise WalletEntryError(f"a top-up of {entry.amount} adds nothing", "give a positive amount, or use `wallet adjust`")
-    if value == 0:
-        raise WalletEntryError("an adjustment of 0 changes nothing", "give an amount other than zero")
+    is_taken, what, cure = AMOUNTS[kind]
+    if not is_taken(value):
+        raise WalletEntryError(what.format(entry.amount), cure)
     facts = {
         "wallet": entry.wallet.strip(),
         "bucket": entry.bucket.strip(),
@@ -65,8 +78,9 @@ def event_of(kind: str, entry: Entry, currency: str, at: Instant) -> Event:
         "amount": plain(value),
         "paid": _part("paid", entry.paid, None),
         "bonus": _part("bonus", entry.bonus, value),
-        "expires": None if entry.expires is None else write_instant(_expiry(entry.expires)),
+        "expires": None if entry.expires is None else write_instant(_instant("expires", entry.expires)),
         "request_id": entry.request_id,
+        "second": None if entry.second is None else entry.second.strip(),
     }
     return Event(
         event_id=str(uuid_utils.uuid7()),
@@ -74,8 +88,8 @@ def event_of(kind: str, entry: Entry, currency: str, at: Instant) -> Event:
         event=kind,
         request_id=entry.request_id,
         actor=entry.by.strip(),
-        reason=entry.reason.strip(),
-        reference=entry.reference.strip(),
+        reason=None if entry.reason is None else entry.reason.strip(),
+        reference=None if entry.reference is None else entry.reference.strip(),
         facts=JsonText(orjson.dumps({name: fact for name, fact in facts.items() if fact is not None}).decode()),
     )
 
@@ -89,11 +103,11 @@ def _part(option: str, text: str | None, whole: Decimal | None) -> str | None:
     return plain(value)
 
 
-def _expiry(text: str) -> Instant:
+def _instant(option: str, text: str) -> Instant:
     try:
         return parse_instant(text)
     except InstantError as error:
-        raise WalletEntryError(f"--expires {text}: {error.what}", error.cure) from None
+        raise WalletEntryError(f"--{option} {text}: {error.what}", error.cure) from None
 
 
 def _check_bucket(book: Book, bucket: str) -> None:
@@ -105,37 +119,64 @@ def _check_bucket(book: Book, bucket: str) -> None:
         )
 
 
-def _options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(
-        (
-            click.option("--wallet", required=True, help="Whose balance."),
-            click.option("--bucket", required=True, help="Which balance: a bucket named in channels.toml."),
-            click.option("--amount", required=True, metavar="A", help="Plain decimal in the book's currency."),
-            click.option("--by", required=True, metavar="WHO", help="Who makes this entry."),
-            click.option("--reference", required=True, metavar="REF", help="Invoice, ticket or statement line."),
-            click.option("--reason", required=True, metavar="TEXT", help="Why."),
-            click.option("--json", "as_json", is_flag=True, help="The recorded event as JSON."),
-        )
-    ):
-        command = option(command)
-    return command
+def check_second(book: Book, entry: Entry) -> None:
+    """An adjustment above the book's limit, either way, is made by two people. Raises WalletEntryError."""
+    limit = book.settings.second_person_above
+    if limit is not None and abs(parse_decimal(entry.amount)) > limit:
+        if entry.second is None:
+            raise WalletEntryError(
+                f"an adjustment above {plain(limit)} needs a second person",
+                "let them agree, then add --second WHO (book.toml second_person_above)",
+            )
+        if entry.second.strip().casefold() == entry.by.strip().casefold():
+            raise WalletEntryError(f"--second {entry.second} is the person who makes the entry", "name somebody else")
 
 
-def _record(home: Home, kind: str, entry: Entry, as_json: bool) -> None:
+_MONEY = (
+    click.option("--reference", required=True, metavar="REF", help="Invoice, ticket or statement line."),
+    click.option("--reason", required=True, metavar="TEXT", help="Why."),
+)
+_SAID = (
+    click.option("--reference", metavar="REF", help="Invoice, ticket or statement line."),
+    click.option("--reason", metavar="TEXT", help="Why."),
+)
+
+
+def _options(*words: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(
+            (
+                click.option("--wallet", required=True, help="Whose balance."),
+                click.option("--bucket", required=True, help="Which balance: a bucket named in channels.toml."),
+                click.option("--amount", required=True, metavar="A", help="Plain decimal in the book's currency."),
+                click.option("--by", required=True, metavar="WHO", help="Who makes this entry."),
+                *words,
+                click.option("--json", "as_json", is_flag=True, help="The recorded event as JSON."),
+            )
+        ):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _record(home: Home, kind: str, entry: Entry, as_json: bool, at: Instant | None = None) -> None:
     book = load_book(home.book)
-    event = event_of(kind, entry, book.settings.currency, Instant(time.time_ns() // 1000))
+    event = event_of(kind, entry, book.settings.currency, Instant(time.time_ns() // 1000) if at is None else at)
     _check_bucket(book, entry.bucket)
+    if kind == ADJUST:
+        check_second(book, entry)
     append_once(home, ADMIN_SLOT, [event])
     facts = orjson.loads(event.facts)
     if as_json:
         click.echo(orjson.dumps({"event_id": event.event_id, "event": kind, **facts}, option=orjson.OPT_INDENT_2))
     else:
-        sign = "" if facts["amount"].startswith("-") else "+"
+        sign = "=" if kind == SNAPSHOT else "-" if kind == EXPIRE else "" if facts["amount"].startswith("-") else "+"
         click.echo(f"recorded {event.event_id}  {facts['wallet']}:{facts['bucket']}  {sign}{facts['amount']} {facts['currency']}")
 
 
 @click.command()
-@_options
+@_options(*_MONEY)
 @click.option("--paid", metavar="A", help="Money paid for it.")
 @click.option("--bonus", metavar="A", help="The part of the amount that was given, not bought.")
 @click.option("--expires", metavar="INSTANT", help="When the credit lapses, with offset: 2027-01-01T00:00:00Z.")
@@ -146,9 +187,36 @@ def topup(home: Home, /, as_json: bool, **facts: Any) -> None:
 
 
 @click.command()
-@_options
+@_options(*_MONEY)
 @click.option("--request", "request_id", metavar="ID", help="The request that this corrects.")
+@click.option("--second", metavar="WHO", help="Who else agreed: needed above the book's second_person_above.")
 @click.pass_obj
 def adjust(home: Home, /, as_json: bool, **facts: Any) -> None:
     """Record a correction of a balance; a negative amount takes away. It shows after the next `tokenledger ledger`."""
     _record(home, ADJUST, Entry(**facts), as_json)
+
+
+@click.command()
+@_options(*_MONEY)
+@click.option("--request", "request_id", metavar="ID", help="The request whose charge this gives back, whole or in part.")
+@click.pass_obj
+def refund(home: Home, /, as_json: bool, **facts: Any) -> None:
+    """Record money that came back. All refunds of a request together are never booked above what its bucket was charged."""
+    _record(home, REFUND, Entry(**facts), as_json)
+
+
+@click.command()
+@_options(*_MONEY)
+@click.pass_obj
+def expire(home: Home, /, as_json: bool, **facts: Any) -> None:
+    """Record credit that lapsed. Nothing lapses by itself: `wallet_lots` shows what is due."""
+    _record(home, EXPIRE, Entry(**facts), as_json)
+
+
+@click.command()
+@_options(*_SAID)
+@click.option("--at", "read_at", metavar="INSTANT", help="When the vendor showed it, with offset; else now.")
+@click.pass_obj
+def snapshot(home: Home, /, as_json: bool, read_at: str | None, **facts: Any) -> None:
+    """Record the balance that the vendor shows. It moves no money; `balance_proof` holds it against ours."""
+    _record(home, SNAPSHOT, Entry(**facts), as_json, None if read_at is None else _instant("at", read_at))

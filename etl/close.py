@@ -1,0 +1,313 @@
+"""The monthly close: in order, each month that is over and against which nothing stands is sealed, and never changes again.
+
+A refusal is a value: all reasons are told at once, each with the command that cures it. The build is published either
+way. What a close writes lies in ledger/<period>/; `seal.json` comes last, and without it the month is open.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import duckdb
+
+from etl import merkle
+from etl.build import BuildResult, build_locked, lock, silent
+from etl.closed import bounds, owned_by_month
+from etl.export.month import FORMATS, export
+from etl.kernel import Report
+from etl.published import open_ledger
+from etl.seals import (
+    SEAL_FILE,
+    TABLES_FOLDER,
+    VERSION,
+    MonthSeal,
+    check_outputs,
+    folder,
+    key_of,
+    load,
+    read_seals,
+    sha256_of,
+    superseded,
+)
+from etl.summary import summarise
+from schemas import manifest
+from schemas.errors import UsageError
+from schemas.frames import Frame
+from schemas.home import Home
+from schemas.instants import write_instant
+from schemas.ledger import TABLES
+from schemas.manifest import GENESIS
+from schemas.records import KINDS
+from schemas.spool import unsealed
+
+HOUR_US = 3_600_000_000
+MERKLE_FILE = "receipts.merkle"
+STATEMENT_FILE = "statement.txt"
+STATEMENT_BLOCKS = ("balances", "requests", "spend", "failures")
+BOOK_FOLDER = "book"
+ACKNOWLEDGE = "tokenledger acknowledge SUBJECT --by WHO --reason TEXT"
+
+
+class NotClosedError(UsageError):
+    """A month that cannot be reopened, because it is not closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One thing that stands against closing a month, and the command that cures it."""
+
+    period: str
+    reason: str
+    cure: str
+
+    def __str__(self) -> str:
+        return f"refused: {self.period}: {self.reason}; cure: {self.cure}"
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """What one run of the monthly close did."""
+
+    built: BuildResult
+    closed: tuple[str, ...]
+    verified: tuple[str, ...]  # closed before, and still what was sealed
+    refusals: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """A question whose every answer is a refusal; the select gives reason and subject, the cure may name the subject."""
+
+    select: str
+    cure: str
+
+
+# Each is asked of the published ledger, with the month as $period.
+LAWS: tuple[Law, ...] = (
+    Law(
+        "SELECT count(DISTINCT request_id) || ' requests without a price for ' || meter || ' of ' || coalesce(upstream_model, '(no model)') "
+        "|| ' on ' || coalesce(channel, '(no channel)'), '' FROM unpriced WHERE period = $period AND meter IS NOT NULL "
+        "GROUP BY channel, upstream_model, meter ORDER BY channel, upstream_model, meter",
+        "add the row to book/rates.csv, then tokenledger rates check",
+    ),
+    Law(
+        "SELECT 'suspense is not empty: ' || raw || ', ' || reason, raw FROM ("
+        "SELECT DISTINCT t.raw_request_id || '/' || t.raw_ordinal AS raw, u.reason FROM unpriced u "
+        "JOIN attempts t ON u.request_id = t.request_id AND u.attempt_ordinal = t.ordinal "
+        "WHERE u.period = $period AND u.meter IS NULL "
+        "AND t.raw_request_id || '/' || t.raw_ordinal NOT IN (SELECT json_extract_string(facts, '$.subject') FROM audit_trail "
+        "WHERE event IN ('acknowledged', 'loss_acknowledged') AND json_extract_string(facts, '$.subject') IS NOT NULL)) ORDER BY raw",
+        ACKNOWLEDGE,
+    ),
+    Law(
+        "SELECT 'transaction ' || transaction_id || ' sums to ' || sum(amount) || ' ' || currency, '' FROM journal WHERE period = $period "
+        "GROUP BY transaction_id, currency HAVING sum(amount) IS DISTINCT FROM 0 ORDER BY 1",
+        "tokenledger ledger",
+    ),
+    Law(
+        "SELECT 'quarantined file ' || subject || ': ' || detail, subject FROM data_quality "
+        "WHERE blocks_close AND kind = 'quarantined_file' AND (period = $period OR period IS NULL) ORDER BY subject",
+        "restore it from a copy and run tokenledger ledger again, or give it up: " + ACKNOWLEDGE,
+    ),
+    Law(
+        "SELECT kind || ' ' || subject || ': ' || detail, subject FROM data_quality "
+        "WHERE blocks_close AND kind NOT IN ('unpriced', 'open_hold', 'quarantined_file') AND (period = $period OR period IS NULL) "
+        "ORDER BY kind, subject",
+        ACKNOWLEDGE,
+    ),
+    Law(
+        "SELECT 'open hold ' || subject || ': ' || detail, subject FROM data_quality "
+        "WHERE blocks_close AND kind = 'open_hold' AND period = $period ORDER BY subject",
+        ACKNOWLEDGE,
+    ),
+)
+
+
+def refusals(connection: duckdb.DuckDBPyConnection, home: Home, period: str, starts_at: int, ends_at: int) -> tuple[Refusal, ...]:
+    """Everything that stands against closing a month of the published ledger; empty where nothing does."""
+    found = []
+    for law in LAWS:
+        for reason, subject in connection.execute(law.select, {"period": period}).fetchall():
+            found.append(Refusal(period, " ".join(reason.split()), law.cure.replace("SUBJECT", shlex.quote(subject))))
+    waiting = _unsealed(home, starts_at, ends_at)
+    if waiting:
+        found.append(Refusal(period, f"{waiting} records of it are not sealed yet", "tokenledger ledger"))
+    return tuple(found)
+
+
+def _unsealed(home: Home, starts_at: int, ends_at: int) -> int:
+    sealed = manifest.sealed_up_to(manifest.read(home.manifest))
+    frames = (found for _, found, _ in unsealed(home, sealed) if isinstance(found, Frame))
+    return sum(starts_at <= frame.fields[KINDS[frame.kind].instant] < ends_at for frame in frames)
+
+
+def close(
+    home: Home, as_of: int, *, period: str | None = None, closes: bool = True, progress: Report = silent, threads: int | None = None
+) -> Closing:
+    """Build, publish, and close what can be closed; `as_of` (microseconds) stands for the clock, `period` limits it to one month.
+
+    Months are closed in order until one is refused. Raises what a build raises, and SealBroken where a closed month is not
+    what was sealed.
+    """
+    with lock(home) as spill_to:
+        built = build_locked(home, spill_to, progress=progress, threads=threads)
+        if not closes:
+            return Closing(built, (), (), ())
+        closed: list[str] = []
+        refused: list[Refusal] = []
+        sealed = read_seals(home)
+        verified = [seal for seal in sealed if period in (None, seal.period)]
+        for seal in verified:
+            check_outputs(home, seal)
+        done = {seal.period for seal in sealed}
+        for month in _candidates(built, as_of, period, done):
+            reasons = _try(home, built, month, as_of, earlier=[p for p in built.periods if p < month and p not in done])
+            if reasons:
+                refused.extend(reasons)
+            else:
+                closed.append(month)
+                done.add(month)
+        if closed:
+            built = build_locked(home, spill_to, progress=progress, threads=threads)
+    return Closing(built, tuple(closed), tuple(seal.period for seal in verified), tuple(refused))
+
+
+def _candidates(built: BuildResult, as_of: int, period: str | None, done: set[str]) -> Iterator[str]:
+    settings = built.book.settings
+    for month in built.periods:
+        if month in done or period not in (None, month):
+            continue
+        _, ends_at = bounds(settings.timezone, month)
+        if period is not None or ends_at + settings.close_after_h * HOUR_US <= as_of:
+            yield month
+
+
+def _try(home: Home, built: BuildResult, month: str, as_of: int, earlier: Sequence[str]) -> tuple[Refusal, ...]:
+    """Seal one month, or say why not."""
+    starts_at, ends_at = bounds(built.book.settings.timezone, month)
+    found = []
+    if ends_at > as_of:
+        found.append(Refusal(month, f"it ends at {write_instant(ends_at)}", f"tokenledger ledger --period {month}, after that"))
+    if earlier:
+        found.append(Refusal(month, f"{earlier[0]} is still open", f"tokenledger ledger --period {earlier[0]}"))
+    with open_ledger(home) as connection:
+        found.extend(refusals(connection, home, month, starts_at, ends_at))
+        if not found:
+            _seal(home, connection, built, month, as_of)
+    return tuple(found)
+
+
+def _seal(home: Home, connection: duckdb.DuckDBPyConnection, built: BuildResult, period: str, as_of: int) -> None:
+    """Write everything that a closed month consists of, `seal.json` last."""
+    target = folder(home, period)
+    old = superseded(home, period)
+    target.mkdir(mode=0o700, exist_ok=True)
+    for left in target.iterdir():  # of a close that did not come to its end, or that was reopened
+        if left not in old:
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    _write_tables(connection, target, period)
+    for form in FORMATS:
+        export(home, form, period, target / f"ledger.{form}")
+    _write_statement(connection, target, period)
+    _write_book(home, target)
+    digests = [row[0] for row in connection.execute(_DIGESTS, {"period": period}).fetchall()]
+    tree = merkle.levels(digests)
+    merkle.write(target / MERKLE_FILE, tree)
+    for path in _files(target, old):
+        os.chmod(path, 0o600)
+        _sync(path)
+    seals = read_seals(home)
+    starts_at, ends_at = bounds(built.book.settings.timezone, period)
+    lines = built.sources.seals
+    seal = MonthSeal(
+        version=VERSION,
+        number=len(seals) + 1,
+        period=period,
+        starts_at=write_instant(starts_at),
+        ends_at=write_instant(ends_at),
+        timezone=built.book.settings.timezone,
+        currency=built.book.settings.currency,
+        as_of=write_instant(as_of),
+        previous=seals[-1].hash if seals else GENESIS,
+        supersedes=load(old[-1]).hash if old else None,
+        manifest={"lines": len(lines), "hash": lines[-1].hash if lines else GENESIS},
+        positions=dict(sorted(built.sources.positions.items())),
+        files={file.path: file.sha256 for file in sorted(built.sources.named, key=lambda file: file.path)},
+        book={"digest": built.book.digest, "files": {path.name: sha256_of(path) for path in sorted((target / BOOK_FOLDER).iterdir())}},
+        outputs={str(path.relative_to(target)): {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in _files(target, old)},
+        receipts={"count": len(digests), "root": tree[-1][0].hex()},
+        public_key="",
+    ).signed(key_of(home))
+    fresh = target / f".{SEAL_FILE}.part"
+    fresh.write_bytes(seal.as_bytes())
+    os.chmod(fresh, 0o600)
+    _sync(fresh)
+    os.replace(fresh, target / SEAL_FILE)
+    _sync(target)
+
+
+_DIGESTS = "SELECT receipt_digest FROM ledger WHERE period = $period ORDER BY request_id"
+
+
+def _write_tables(connection: duckdb.DuckDBPyConnection, target: Path, period: str) -> None:
+    tables = target / TABLES_FOLDER
+    tables.mkdir(mode=0o700)
+    for table in TABLES:
+        condition = owned_by_month(table)
+        if condition is not None:
+            path = str(tables / f"{table.name}.parquet").replace("'", "''")
+            order = ", ".join(f'"{name}" NULLS FIRST' for name in table.order_by)
+            select = f'SELECT * FROM "{table.name}" WHERE {condition.replace("$period", repr(period))} ORDER BY {order}'
+            connection.execute(f"COPY ({select}) TO '{path}' (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)")
+
+
+def _write_statement(connection: duckdb.DuckDBPyConnection, target: Path, period: str) -> None:
+    summary = summarise(connection, period)
+    blocks = tuple(block for block in summary.blocks if block.question.key in STATEMENT_BLOCKS)
+    text, _, _ = replace(summary, blocks=blocks).as_text("tokenledger").partition("\nNext\n")
+    (target / STATEMENT_FILE).write_text(f"Statement of {period}\n\n{text}\n", encoding="utf-8")
+
+
+def _write_book(home: Home, target: Path) -> None:
+    kept = target / BOOK_FOLDER
+    kept.mkdir(mode=0o700)
+    for path in sorted(home.book.iterdir()):
+        if path.is_file() and path.suffix in (".toml", ".csv"):
+            (kept / path.name).write_bytes(path.read_bytes())
+
+
+def _files(target: Path, old: Sequence[Path]) -> list[Path]:
+    return sorted(path for path in target.rglob("*") if path.is_file() and path not in old and path.name != SEAL_FILE)
+
+
+def reopening(home: Home, period: str) -> tuple[MonthSeal, ...]:
+    """The closed months that reopening `period` opens: itself and every later one, oldest first. Raises NotClosedError."""
+    seals = read_seals(home)
+    if period not in {seal.period for seal in seals}:
+        known = ", ".join(seal.period for seal in seals) or "none is"
+        raise NotClosedError(f"{period} is not closed", f"closed months: {known}")
+    return tuple(seal for seal in seals if seal.period >= period)
+
+
+def reopen(home: Home, period: str) -> tuple[str, ...]:
+    """Open a closed month and every later one again, newest first; each seal is kept as seal-<n>.json. The months opened."""
+    with lock(home):
+        opened = reopening(home, period)
+        for seal in reversed(opened):
+            place = folder(home, seal.period)
+            os.replace(place / SEAL_FILE, place / f"seal-{len(superseded(home, seal.period)) + 1}.json")
+            _sync(place)
+    return tuple(seal.period for seal in opened)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,234 @@
+"""Closed months are read from what was sealed: their rows come out of ledger/<period>/tables/, never out of raw/ again.
+
+A build reads only what no seal has covered. What comes late for a closed month is booked in the first open one; a
+record that belongs to a request of a closed month cannot change it any more, and becomes a finding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import duckdb
+import pyarrow as pa
+
+from etl.kernel import Model
+from etl.seals import TABLES_FOLDER, MonthSeal, check_outputs, folder, read_seals
+from etl.sources import OPENING, ROW_KINDS, instant_of, months, table
+from schemas.book import Book
+from schemas.errors import LedgerError, UsageError
+from schemas.home import Home
+from schemas.instants import from_datetime, to_datetime
+from schemas.ledger import TABLES, Table
+
+# Tables that are made again over all months once the closed ones are back; their rows span months.
+ACROSS = ("usage_daily", "runs")
+# Tables that no month owns: balances go on from the opening ones, positions come from the manifest.
+UNOWNED = ("wallet_balances", "build_inputs", *ACROSS)
+# Which rows a month owns, where neither a column `period` nor a column `request_id` says so.
+OWNED = {
+    "wallet_statement": "entry_id IN (SELECT entry_id FROM journal WHERE period = $period)",
+    "data_quality": "period = $period OR (period IS NULL AND NOT blocks_close)",
+    "model_prices": "rate_id IN (SELECT unnest([c.rate_id, c.list_rate_id]) FROM charges c JOIN ledger l USING (request_id) "
+    "WHERE l.period = $period)",
+}
+
+
+class UnownedTableError(LedgerError):
+    """A published table of which nobody said how its rows belong to months."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no rule says which month owns a row of {name}", "add it to OWNED or UNOWNED in etl/closed.py")
+
+
+class ZoneChangedError(UsageError):
+    """The book's time zone is not the one its closed months were bounded by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The closed months of a home, oldest first; none in a young one."""
+
+    home: Home
+    seals: tuple[MonthSeal, ...] = ()
+
+    @property
+    def until(self) -> int | None:
+        """The first instant that is not in a closed month, in microseconds; null where none is closed."""
+        return self.seals[-1].end if self.seals else None
+
+    @property
+    def manifest_lines(self) -> int:
+        """How many lines of the manifest the last closed month was built from."""
+        return int(self.seals[-1].manifest["lines"]) if self.seals else 0
+
+    @property
+    def since(self) -> str:
+        """The UTC date from which files may hold rows of an open month."""
+        return "" if self.until is None else str(to_datetime(self.until).date())
+
+    def parts(self, name: str, *, last: bool = False) -> str | None:
+        """`read_parquet` of one sealed table over all closed months, or over the last; null where there are none."""
+        seals = self.seals[-1:] if last else self.seals
+        paths = [folder(self.home, seal.period) / TABLES_FOLDER / f"{name}.parquet" for seal in seals]
+        listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths if path.exists())
+        return f"read_parquet([{listed}], union_by_name = true, hive_partitioning = false)" if listed else None
+
+
+def read_closed(home: Home, book: Book) -> Closed:
+    """Every closed month, its sealed tables hashed before they are read. Raises SealBroken or ZoneChangedError."""
+    closed = Closed(home, read_seals(home))
+    for seal in closed.seals:
+        if seal.timezone != book.settings.timezone:
+            raise ZoneChangedError(
+                f"book.toml says timezone {book.settings.timezone}, and {seal.period} was closed in {seal.timezone}",
+                f'write timezone = "{seal.timezone}" again, or reopen every closed month first',
+            )
+        check_outputs(home, seal, f"{TABLES_FOLDER}/")
+    return closed
+
+
+def owned_by_month(table: Table) -> str | None:
+    """The condition that picks a month's rows of a published table, null where no month owns them. Raises UnownedTableError."""
+    if table.name in UNOWNED:
+        return None
+    if table.name in OWNED:
+        return OWNED[table.name]
+    if "period" in table.column_names:
+        return "period = $period"
+    if "request_id" in table.column_names:
+        return "request_id IN (SELECT request_id FROM ledger WHERE period = $period)"
+    raise UnownedTableError(table.name)
+
+
+# ---- months ----
+
+
+def bounds(timezone: str, period: str) -> tuple[int, int]:
+    """The first instant of a month in a zone, and the first after it, in microseconds."""
+    year, month = int(period[:4]), int(period[5:])
+    begin = from_datetime(datetime(year, month, 1, tzinfo=ZoneInfo(timezone)))
+    (row,) = months(timezone, begin, begin)
+    return begin, instant_of(row["ends_at"])
+
+
+# ---- before the models ----
+
+
+def register_closed(connection: duckdb.DuckDBPyConnection, closed: Closed) -> None:
+    """Make what closed months own visible: their requests, events and findings, the opening balances, and the `raw_` rows without them."""
+    _view(connection, "closed_request", closed.parts("dispositions"), "raw_request_id AS raw_id, request_id, period", "VARCHAR")
+    _view(connection, "closed_event", closed.parts("audit_trail"), "event_id", "VARCHAR")
+    _view(connection, "closed_finding", closed.parts("data_quality"), "kind, subject", "VARCHAR")
+    for kind in ROW_KINDS:
+        owned, key = ("closed_event", "event_id") if kind == "event" else ("closed_request", "request_id")
+        name = "event_id" if kind == "event" else "raw_id"
+        less = f" r ANTI JOIN {owned} c ON r.{key} = c.{name}" if closed.seals else ""
+        connection.execute(f"CREATE VIEW raw_{kind} AS SELECT * FROM all_{kind}{less}")
+    proof = closed.parts("balance_proof", last=True)
+    if proof:
+        connection.execute(f"CREATE TABLE opening AS SELECT wallet, bucket, currency, closing AS balance FROM {proof}")
+    else:
+        table(connection, "opening", OPENING.empty_table())
+    statement = closed.parts("wallet_statement") or (
+        "(SELECT NULL::VARCHAR AS request_id, NULL::VARCHAR AS wallet, NULL::VARCHAR AS bucket, NULL::VARCHAR AS kind, "
+        "0::DECIMAL(38,12) AS amount WHERE false)"
+    )
+    connection.execute(f"CREATE TABLE closed_charge AS {charged_before(statement, 'closed_request')}")
+    if closed.seals:
+        positions = [
+            {"period": seal.period, "writer": writer, "last_seq": seq} for seal in closed.seals for writer, seq in seal.positions.items()
+        ]
+        schema = pa.schema([("period", pa.string()), ("writer", pa.string()), ("last_seq", pa.int64())])
+        table(connection, "closed_position", pa.Table.from_pylist(positions, schema))
+        for kind, (instant, match, is_copy) in _COPIES.items():
+            connection.execute(_LATE.format(kind=kind, instant=instant, match=match, is_copy=is_copy, attempts=closed.parts("attempts")))
+
+
+def charged_before(statement: str, requests: str) -> str:
+    """A select of what each request that an event names was charged and given back before, by wallet and bucket."""
+    return f"""
+        SELECT s.request_id, s.wallet, s.bucket,
+            CAST(coalesce(-sum(s.amount) FILTER (WHERE s.kind = 'charge'), 0) AS DECIMAL(38,12)) AS charged,
+            CAST(coalesce(sum(s.amount) FILTER (WHERE s.kind = 'refund'), 0) AS DECIMAL(38,12)) AS refunded
+        FROM {statement} s
+        WHERE s.request_id IN (
+            SELECT q.request_id FROM {requests} q
+            JOIN raw_event e ON coalesce(e.request_id, json_extract_string(e.facts, '$.request_id')) = q.raw_id
+        )
+        GROUP BY s.request_id, s.wallet, s.bucket
+    """
+
+
+def _view(connection: duckdb.DuckDBPyConnection, name: str, parts: str | None, columns: str, kind: str) -> None:
+    if parts:
+        connection.execute(f"CREATE TABLE {name} AS SELECT {columns} FROM {parts}")
+    else:
+        named = ", ".join(f"NULL::{kind} AS {column.split(' AS ')[-1]}" for column in columns.split(", "))
+        connection.execute(f"CREATE TABLE {name} AS SELECT {named} WHERE false")
+
+
+# A row that came after its request's month closed is a copy of one that was there, or says something that nobody can book any more.
+_COPIES = {
+    "request": ("received_at", "false", "true"),
+    "attempt": ("opened_at", "r.request_id = t.raw_request_id AND r.ordinal = t.raw_ordinal", "t.raw_ordinal IS NOT NULL"),
+    "response": (
+        "closed_at",
+        "r.request_id = t.raw_request_id AND r.ordinal = t.raw_ordinal",
+        "r.ordinal = 0 OR (t.raw_ordinal IS NOT NULL AND t.outcome <> 'unknown')",
+    ),
+}
+_LATE = """
+    INSERT INTO source_finding
+    SELECT DISTINCT
+        CASE WHEN {is_copy} THEN 'late_duplicate' ELSE 'late_record' END,
+        r.writer || ' ' || r.seq,
+        CASE WHEN {is_copy} THEN 'a copy of a record of ' || r.request_id || ', which is in ' || c.period
+            ELSE 'a {kind} of ' || r.request_id || ' that came after ' || c.period || ' closed: adjust the wallet by hand and acknowledge '
+                || 'this, or reopen the month' END,
+        1, r."{instant}", NOT ({is_copy})
+    FROM all_{kind} r
+    JOIN closed_request c ON r.request_id = c.raw_id
+    LEFT JOIN closed_position p ON c.period = p.period AND r.writer = p.writer
+    LEFT JOIN {attempts} t ON {match}
+    WHERE r.seq > coalesce(p.last_seq, 0)
+"""
+
+
+# ---- after the models ----
+
+
+def append_closed(connection: duckdb.DuckDBPyConnection, closed: Closed, models: Sequence[Model]) -> int:
+    """Put the rows of closed months back beside the open ones, and make again what spans months; the rows put back."""
+    if not closed.seals:
+        return 0
+    count = 0
+    seals = [{"period": seal.period, "hash": seal.hash} for seal in closed.seals]
+    table(connection, "closed_seal", pa.Table.from_pylist(seals, pa.schema([("period", pa.string()), ("hash", pa.string())])))
+    for name, select in _appended(closed):
+        ((rows,),) = connection.execute(f'INSERT INTO "{name}" BY NAME {select}').fetchall()
+        count += rows
+    for model in models:
+        if model.name in ACROSS:
+            connection.execute(f'DROP TABLE "{model.name}"')
+            model.run(connection)
+    return count
+
+
+def _appended(closed: Closed) -> Iterator[tuple[str, str]]:
+    for owned in TABLES:
+        parts = closed.parts(owned.name)
+        if parts is None or owned.name in UNOWNED:
+            continue
+        select = f"SELECT * FROM {parts}"
+        if owned.name == "periods":
+            select = f"SELECT p.* REPLACE ('closed' AS status, s.hash AS seal_hash) FROM {parts} p JOIN closed_seal s USING (period)"
+        elif owned.name == "model_prices":
+            select = f"SELECT DISTINCT ON (rate_id) * FROM {parts} ANTI JOIN model_prices USING (rate_id) ORDER BY rate_id, line"
+        elif owned.name == "data_quality":
+            select = f"SELECT * FROM {parts} WHERE period IS NOT NULL"
+        elif owned.name == "wallet_lots":
+            continue  # etl/lots.py makes them, with what is left of each
+        yield owned.name, select

@@ -1,0 +1,105 @@
+"""What is left of each top-up: charges and everything else that leaves a bucket is drawn from its lots, in an order that is data.
+
+The order is the table ORDER below. A gain that no top-up brought (a refund, an adjustment upwards) belongs to no lot
+and is spent first. Between two top-ups only the net movement counts, so SQL adds up the stretches and Python walks them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from etl.closed import Closed
+from etl.sources import table
+from schemas.money import EXACT
+
+# Which lot is drawn first: the columns to sort by. A lot that never lapses comes after all that do.
+ORDER = ("expires", "posted_at", "lot_id")
+
+ZERO = Decimal(0)
+_REMAINING = pa.schema([("lot_id", pa.string()), ("remaining", pa.decimal128(38, 12))])
+
+_STRETCHES = """
+    WITH movements AS (
+        SELECT s.wallet, s.bucket, j.currency, s.posted_at, s.entry_id, s.amount, l.lot_id
+        FROM wallet_statement s JOIN journal j USING (entry_id) LEFT JOIN every_lot l ON s.entry_id = l.lot_id
+    ),
+    stretched AS (
+        SELECT *, sum(CASE WHEN lot_id IS NULL THEN 0 ELSE 1 END) OVER (
+            PARTITION BY wallet, bucket, currency ORDER BY posted_at, entry_id ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
+        ) AS stretch
+        FROM movements
+    )
+    SELECT wallet, bucket, currency, max(lot_id), CAST(coalesce(sum(amount) FILTER (WHERE lot_id IS NULL), 0) AS DECIMAL(38,12))
+    FROM stretched WHERE (wallet, bucket, currency) IN (SELECT (wallet, bucket, currency) FROM every_lot)
+    GROUP BY wallet, bucket, currency, stretch ORDER BY wallet, bucket, currency, stretch
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Lot:
+    """One top-up."""
+
+    lot_id: str
+    posted_at: datetime
+    credit: Decimal
+    expires: datetime | None
+
+    @property
+    def rank(self) -> tuple[Any, ...]:
+        """Where it stands in ORDER."""
+        return tuple((value is None, value) for value in (getattr(self, name) for name in ORDER))
+
+
+@dataclass(slots=True)
+class Bucket:
+    """The state of one balance between two movements: what is left of its lots, and what no lot holds (negative: overdrawn)."""
+
+    loose: Decimal = ZERO
+    left: dict[Lot, Decimal] = field(default_factory=dict)
+
+    def add(self, lot: Lot) -> None:
+        """A top-up; what is overdrawn is taken from it at once."""
+        self.left[lot] = lot.credit
+        self.move(ZERO)
+
+    def move(self, amount: Decimal) -> None:
+        """The net of everything else since the last top-up."""
+        self.loose = EXACT.add(self.loose, amount)
+        for lot in sorted(self.left, key=lambda lot: lot.rank):
+            if self.loose >= 0:
+                return
+            taken = min(self.left[lot], EXACT.minus(self.loose))
+            self.left[lot] = EXACT.subtract(self.left[lot], taken)
+            self.loose = EXACT.add(self.loose, taken)
+
+
+def draw(steps: Iterable[tuple[Lot | None, Decimal]]) -> dict[Lot, Decimal]:
+    """What is left of each lot of one bucket after its stretches: each a top-up, or null at first, and the net movement after it."""
+    bucket = Bucket()
+    for lot, amount in steps:
+        if lot is not None:
+            bucket.add(lot)
+        bucket.move(amount)
+    return bucket.left
+
+
+def make_lots(connection: duckdb.DuckDBPyConnection, closed: Closed) -> int:
+    """Make `wallet_lots` from the lots of open and closed months; how many."""
+    parts = closed.parts("wallet_lots")
+    before = f" UNION ALL BY NAME SELECT * EXCLUDE (remaining) FROM {parts}" if parts else ""
+    connection.execute(f"CREATE TABLE every_lot AS SELECT * FROM topup_lots{before}")
+    known = {row[0]: Lot(*row) for row in connection.execute("SELECT lot_id, posted_at, credit, expires FROM every_lot").fetchall()}
+    buckets: dict[tuple[str, str, str], list[tuple[Lot | None, Decimal]]] = {}
+    for wallet, bucket, currency, lot_id, amount in connection.execute(_STRETCHES).fetchall():
+        buckets.setdefault((wallet, bucket, currency), []).append((known[lot_id] if lot_id else None, amount))
+    rows = [{"lot_id": lot.lot_id, "remaining": left} for steps in buckets.values() for lot, left in draw(steps).items()]
+    table(connection, "lot_remaining", pa.Table.from_pylist(rows, _REMAINING))
+    connection.execute("CREATE TABLE wallet_lots AS SELECT l.*, r.remaining FROM every_lot l JOIN lot_remaining r USING (lot_id)")
+    return len(rows)

@@ -1,0 +1,212 @@
+"""Wallets: what people enter, lots and the order they are drawn in, refunds at most once, and the proof of each balance."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from etl.lots import Lot, draw
+from proxy.commands.wallet import ADJUST, EXPIRE, REFUND, SNAPSHOT, TOPUP, Entry, WalletEntryError, check_second, event_of
+from schemas.book import load_book
+from schemas.home import Home
+from schemas.records import Event, Instant
+from tests.rawdata import DAY, HOUR, NOON, SECOND, attempt, built, call, event, one, request, rows, topup, write_book
+
+CHARGE = Decimal("0.00045")  # call(): 1000 in at 0.15 and 500 out at 0.60 a million = 0.00015 + 0.00030
+
+
+def entry(event_id: str, kind: str, amount: str, at: int = NOON + DAY, bucket: str = "official_credit", **facts: Any) -> Event:
+    told = {"actor": "finance", "reason": "because", "reference": "ref-1", "wallet": "research", "bucket": bucket, "currency": "USD"}
+    return event(event_id, f"wallet_{kind}", at, **told | {"amount": amount} | facts)
+
+
+def proof(home: Home, **where: str) -> dict[str, Any]:
+    asked = " AND ".join(f"{name} = '{value}'" for name, value in where.items()) or "true"
+    return one(home, f"SELECT * FROM balance_proof WHERE {asked}")
+
+
+def faults(home: Home) -> dict[str, str]:
+    return {row["subject"]: row["detail"] for row in rows(home, "FROM data_quality WHERE kind = 'faulty_entry' AND blocks_close")}
+
+
+# ---- the balance proof ----
+
+
+def test_a_months_balance_is_proved_by_hand(home: Home) -> None:
+    """0 + 8 + 2 - 0.00045 - 1 + 0.00045 - 0.5 = 8.5: every kind of movement has its own column."""
+    built(
+        home,
+        [
+            *call("r1"),
+            topup("t1", "10", bonus="2", paid="7.90"),
+            entry("a1", "adjust", "-1"),
+            entry("f1", "refund", "0.00045", request_id="r1"),
+            entry("e1", "expire", "0.5"),
+            entry("s1", "snapshot", "8.5", NOON + 2 * DAY),
+        ],
+    )
+    found = proof(home)
+    assert {name: value for name, value in found.items() if isinstance(value, Decimal)} == {
+        "opening": 0,
+        "topups": 8,
+        "bonuses": 2,
+        "charges": CHARGE,
+        "adjustments": -1,
+        "refunds": CHARGE,
+        "expiries": Decimal("0.5"),
+        "closing": Decimal("8.5"),
+        "snapshot": Decimal("8.5"),
+        "difference": 0,
+        "suspense": 0,
+    }
+    assert found["first_broken_day"] is None
+
+
+def test_the_first_day_that_breaks_is_named(home: Home) -> None:
+    """Of three snapshots the second differs first; the proof shows the last one's difference and the second one's day."""
+    built(
+        home,
+        [
+            topup("t1", "10"),
+            entry("s1", "snapshot", "10", NOON),
+            entry("s2", "snapshot", "9.75", NOON + DAY),
+            entry("s3", "snapshot", "9.5", NOON + 2 * DAY),
+        ],
+    )
+    found = proof(home)
+    assert (found["snapshot"], found["difference"], str(found["first_broken_day"])) == (Decimal("9.5"), Decimal("-0.5"), "2026-10-11")
+    assert [row["blocks_close"] for row in rows(home, "FROM data_quality WHERE kind = 'balance_differs'")] == [False, False]
+
+
+def test_buckets_never_net_and_go_below_zero_in_sight(home: Home) -> None:
+    """Credit in one bucket does not cover the other; the overdrawn one is shown as it is, and goes on into the next month."""
+    routed = [
+        request("r1", match_sha256="r1" * 32),
+        attempt("r1", channel="routed"),
+        *call("r1")[2:],
+        *call("n1", NOON + 31 * DAY),
+    ]
+    built(home, [topup("t1", "10"), *routed])
+    # 1000 in at 0.03 and 500 out at 0.12 a million = 0.00003 + 0.00006
+    assert proof(home, period="2026-10", bucket="routed_balance")["closing"] == Decimal("-0.00009")
+    assert proof(home, period="2026-10", bucket="official_credit")["closing"] == 10
+    november = proof(home, period="2026-11", bucket="routed_balance")
+    assert (november["opening"], november["charges"], november["closing"]) == (Decimal("-0.00009"), 0, Decimal("-0.00009"))
+    assert proof(home, period="2026-11", bucket="official_credit")["closing"] == 10 - CHARGE
+
+
+# ---- refunds ----
+
+
+@pytest.mark.parametrize(
+    ("refunds", "booked", "fault"),
+    [
+        (["0.0002", "0.00025"], CHARGE, None),
+        (["0.00045", "0.000000000001"], CHARGE, "exceed what it was charged"),
+        (["0.0003", "0.0003", "0.0001"], Decimal("0.0003"), "exceed what it was charged"),
+    ],
+)
+def test_a_request_is_refunded_at_most_once(home: Home, refunds: list[str], booked: Decimal, fault: str | None) -> None:
+    """Partial refunds add up to the charge and not beyond; what goes beyond is not booked and stands against the close."""
+    built(home, [*call("r1"), *(entry(f"f{n}", "refund", text, NOON + n * HOUR, request_id="r1") for n, text in enumerate(refunds, 1))])
+    assert proof(home)["refunds"] == booked
+    assert one(home, "SELECT adjustment_amount FROM ledger") == {"adjustment_amount": booked}
+    assert all(fault is not None and fault in detail for detail in faults(home).values())
+    assert bool(faults(home)) == (fault is not None)
+
+
+def test_a_refund_goes_back_to_the_bucket_that_paid(home: Home) -> None:
+    """A refund into another bucket, or of a request that nobody recorded, is not booked."""
+    built(
+        home,
+        [
+            *call("r1"),
+            entry("f1", "refund", "0.0001", bucket="routed_balance", request_id="r1"),
+            entry("f2", "refund", "0.0001", request_id="no-such"),
+        ],
+    )
+    assert proof(home)["refunds"] == 0
+    assert {subject: detail.split(": ")[-1] for subject, detail in faults(home).items()} == {
+        "f1": "its request was charged nothing in this wallet and bucket",
+        "f2": "it names a request that is not recorded",
+    }
+
+
+# ---- lots ----
+
+
+def day(number: int) -> datetime:
+    return datetime(2026, 10, number)  # noqa: DTZ001  TIMESTAMP columns are UTC without saying so
+
+
+def lot(name: str, posted: int, credit: str, expires: int | None = None) -> Lot:
+    return Lot(name, day(posted), Decimal(credit), None if expires is None else day(expires))
+
+
+@pytest.mark.parametrize(
+    ("steps", "left"),
+    [
+        # the one that lapses first goes first, whichever is older
+        ([(lot("old", 1, "5"), "0"), (lot("short", 2, "3", 20), "-4")], {"old": "4", "short": "0"}),
+        # of equals the oldest
+        ([(lot("a", 1, "5"), "0"), (lot("b", 2, "5"), "-6")], {"a": "0", "b": "4"}),
+        # what was spent before a lot came was not taken from it
+        ([(lot("a", 1, "5"), "-2"), (lot("b", 3, "5", 9), "0")], {"a": "3", "b": "5"}),
+        # what is overdrawn is taken from the next
+        ([(None, "-2"), (lot("a", 3, "5"), "-1")], {"a": "2"}),
+        # a gain that no top-up brought is spent first
+        ([(lot("a", 1, "5"), "2"), (lot("b", 3, "5"), "-3")], {"a": "4", "b": "5"}),
+    ],
+)
+def test_lots_are_drawn_in_order(steps: list[tuple[Lot | None, str]], left: dict[str, str]) -> None:
+    """The draw-down order worked by hand: first to lapse, then oldest; loose credit before any lot."""
+    found = draw((lot, Decimal(amount)) for lot, amount in steps)
+    assert {lot.lot_id: value for lot, value in found.items()} == {name: Decimal(text) for name, text in left.items()}
+
+
+def test_what_is_left_of_the_lots_is_the_balance(home: Home) -> None:
+    """Money paid, credit, bonus and expiry stand beside what is left; nothing lapses by itself, and the lapsed lot is drawn on."""
+    built(
+        home,
+        [
+            topup("t1", "10", NOON - 2 * DAY, paid="8", bonus="2"),
+            topup("t2", "0.0003", NOON - DAY, expires="2026-10-10T00:00:00Z"),
+            *call("r1"),
+        ],
+    )
+    found = rows(home, "SELECT paid, credit, bonus, expires, remaining FROM wallet_lots ORDER BY posted_at")
+    assert found == [
+        {"paid": 8, "credit": 10, "bonus": 2, "expires": None, "remaining": Decimal("9.99985")},
+        {"paid": None, "credit": Decimal("0.0003"), "bonus": 0, "expires": day(10), "remaining": 0},
+    ]
+    assert sum(row["remaining"] for row in found) == one(home, "SELECT balance FROM wallet_balances")["balance"]
+
+
+# ---- what a person may write ----
+
+
+def written(**facts: Any) -> Entry:
+    return Entry(**{"wallet": "w", "bucket": "pool", "amount": "1", "by": "ann", "reference": "r", "reason": "why"} | facts)
+
+
+@pytest.mark.parametrize(("kind", "amount"), [(TOPUP, "0"), (TOPUP, "-1"), (ADJUST, "0"), (REFUND, "-1"), (EXPIRE, "0"), (EXPIRE, "-2")])
+def test_an_amount_that_its_kind_does_not_take_is_refused(kind: str, amount: str) -> None:
+    """Top-ups, refunds and expiries are positive, an adjustment is anything but zero; a snapshot may show any balance."""
+    with pytest.raises(WalletEntryError):
+        event_of(kind, written(amount=amount), "USD", Instant(NOON))
+    assert event_of(SNAPSHOT, written(amount="-3", reference=None, reason=None), "USD", Instant(NOON)).event == SNAPSHOT
+
+
+def test_a_large_adjustment_needs_a_second_person(home: Home) -> None:
+    """Above the book's limit, either way, somebody else must be named; at the limit nobody."""
+    write_book(home, book='currency = "USD"\ntimezone = "UTC"\nsecond_person_above = "500"\n')
+    book = load_book(home.book)
+    check_second(book, written(amount="-500"))
+    check_second(book, written(amount="-500.01", second="Bob"))
+    for second in (None, "Ann "):
+        with pytest.raises(WalletEntryError):
+            check_second(book, written(amount="-500.01", second=second))
+    assert '"second":"Bob"' in event_of(ADJUST, written(amount="501", second=" Bob"), "USD", Instant(NOON + SECOND)).facts
