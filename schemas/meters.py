@@ -50,5 +50,6 @@ METERS: tuple[Meter, ...] = (
     Meter("code_session", "session", "other", None, False, "one code interpreter container"),
     Meter("search_unit", "unit", "other", None, False, "one rerank search unit"),
     Meter("flat_fee", "request", "other", None, True, "a failed-request policy's flat charge"),
+    Meter("rounding", "charge", "other", None, True, "what the vendor's rounding rule adds to one charge, or takes from it"),
 )
 BY_NAME: dict[str, Meter] = {meter.name: meter for meter in METERS}

@@ -63,6 +63,10 @@ COLUMNS = (
 BOOKS = ("charge", "list")
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 WHOLE_DAY = 24 * 60
+PRICED_ELSEWHERE = {
+    "flat_fee": "write the flat charge of a failed request in failed_requests.csv",
+    "rounding": "write the vendor's rounding rule in channels.toml",
+}
 _THRESHOLD_BITS = 40
 
 
@@ -143,8 +147,8 @@ def _meter(text: str) -> str:
     meter = BY_NAME.get(text)
     if meter is None:
         raise RefusedError("no such meter", closest(text, BY_NAME))
-    if text == "flat_fee":
-        raise RefusedError("not priced here", "write the flat charge of a failed request in failed_requests.csv")
+    if text in PRICED_ELSEWHERE:
+        raise RefusedError("not priced here", PRICED_ELSEWHERE[text])
     return text
 
 

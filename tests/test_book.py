@@ -227,6 +227,7 @@ REFUSALS = [
     ("rates.csv", "0.15,1000000", "0.15,0", "rates.csv:2 per '0'", "number of units"),
     ("rates.csv", "vendor,small,output", "vendor,small,outptu", "rates.csv:3 meter 'outptu'", "did you mean 'output'"),
     ("rates.csv", "vendor,small,output", "vendor,small,flat_fee", "rates.csv:3 meter 'flat_fee'", "failed_requests.csv"),
+    ("rates.csv", "vendor,small,output", "vendor,small,rounding", "rates.csv:3 meter 'rounding'", "channels.toml"),
     ("rates.csv", "router,x/small", "ruter,x/small", "rates.csv:4 channel 'ruter'", "did you mean 'router'"),
     ("rates.csv", "router,x/small", "router,", "rates.csv:4 model ''", "write a value"),
     ("rates.csv", "0.10,1000000,USD", "0.10,1000000,EUR", "rates.csv:4 currency 'EUR'", "convert the price and write USD"),

@@ -1,6 +1,9 @@
 -- One row is one billed meter with its price and amount: quantity x unit price, exact in 12 decimals. Without a price the amount
 -- is null. A meter that costs only where a price names it is left out where none does. The list amount falls back to the charge
 -- where the channel is the vendor itself, whose price is the list price.
+-- A channel's rounding rule adds a line: what its vendor's bill for the try has more (or less) than the other lines together. The
+-- bill is their sum to the nearest multiple of the unit, half of one upwards, and the minimum at least; a sum of zero stays zero.
+-- Flat charges are the contract's own figure and are not rounded.
 -- check: amount is not distinct from cast(quantity as decimal(18,0)) * unit_price
 -- check: select raw_id, raw_ordinal, meter from priced_lines group by raw_id, raw_ordinal, meter having count(*) > 1
 with asked as (
@@ -29,11 +32,44 @@ lines as (
     union all
     select * from flat
 ),
-priced_lines as (
+amounts as (
     select
         *,
         cast(cast(quantity as decimal(18,0)) * unit_price as decimal(38,12)) as amount,
         cast(cast(quantity as decimal(18,0)) * list_unit_price as decimal(38,12)) as list_amount
     from lines
+),
+sums as (
+    select
+        a.request_id, a.raw_id, a.raw_ordinal, a.ordinal, a.channel, a.sent_model,
+        c.rounding_unit as unit, coalesce(c.rounding_minimum, 0) as minimum,
+        cast(sum(a.amount) as decimal(38,12)) as exact
+    from amounts a join book_channel c on a.channel = c.name
+    where c.rounding_unit is not null and a.meter <> 'flat_fee'
+    group by a.request_id, a.raw_id, a.raw_ordinal, a.ordinal, a.channel, a.sent_model, c.rounding_unit, c.rounding_minimum
+    having count(*) = count(a.unit_price) and sum(a.amount) > 0
+),
+divided as (
+    -- the remainder of a decimal is exact, and no quotient is needed
+    select *, exact % unit as remainder from sums
+),
+bills as (
+    select
+        *,
+        cast(greatest(exact - remainder + case when remainder + remainder >= unit then unit else 0 end, minimum) as decimal(38,12)) as bill
+    from divided
+),
+roundings as (
+    select
+        request_id, raw_id, raw_ordinal, ordinal, channel, sent_model, 'rounding' as meter, cast(1 as bigint) as quantity, true as optional,
+        'rounding:' || channel as rate_id, cast(bill - exact as decimal(18,12)) as unit_price, cast(null as timestamp) as rate_effective_from,
+        'rounding' as priced_as, cast(null as varchar) as list_rate_id, cast(0 as decimal(18,12)) as list_unit_price,
+        cast(bill - exact as decimal(38,12)) as amount, cast(0 as decimal(38,12)) as list_amount
+    from bills where bill <> exact
+),
+priced_lines as (
+    select * from amounts
+    union all by name
+    select * from roundings
 )
 select * from priced_lines

@@ -1,7 +1,8 @@
 -- One row is one leg of the transaction of one attempt: from the wallet's bucket to the expense of its channel, or to a suspense
--- account with the part that is known; what a vendor's rounding added or took has an account of its own. Each
--- attempt has its own transaction, so that no two buckets meet in one. It is posted inside the month it is booked in: what came late for a closed month at the first instant of the first open one, with a
--- reference that names the month it belongs to; what began after the month of its request at that month's last instant.
+-- account with the part that is known; what a vendor's rounding added or took has an account of its own. Each attempt has its own
+-- transaction, so that no two buckets meet in one. It is posted inside the month it is booked in: what came late for a closed
+-- month at the first instant of the first open one, with a reference that names the month it belongs to; what began after the
+-- month of its request at that month's last instant.
 -- check: amount is not null and account is not null
 -- check: select l.entry_id from charge_legs l join book_period p on l.period = p.period and p.service_period = p.period where l.posted_at < p.starts_at or l.posted_at >= p.ends_at
 -- check: select entry_id from charge_legs group by entry_id having count(*) > 1
