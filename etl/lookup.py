@@ -26,22 +26,53 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
         "suffix": TEXT,
         "endpoint": TEXT,
         "billing": TEXT,
+        "job": TEXT,
+        "tier": TEXT,
         "expects_output": FLAG,
+        "owes": TEXT,
         "note": TEXT,
     },
+    # which object of a message is read, and as what: the rows that hold, the lowest priority first
+    "usage_places": {
+        "priority": NUMBER,
+        "vendor": TEXT,  # the channel's usage_dialect; or, where it names none, the host matches; empty: any channel
+        "host": TEXT,
+        "endpoint": TEXT,
+        "path": TEXT,  # a path of USAGE_PLACES, or (body), (facts), (headers), (request)
+        "has": TEXT,  # a member that must be there
+        "dialect": TEXT,
+        "part": TEXT,  # each part has one dialect; parts add up
+        "role": TEXT,  # main | beside: only fills in what the main places leave out
+        "source": TEXT,  # reported by the vendor | recounted by us
+        "note": TEXT,
+    },
+    # what a dialect's members count, and which lie inside which; RULES says what each rule does
     "dialects": {
         "dialect": TEXT,
-        "path": TEXT,
-        "priority": NUMBER,
+        "rule": TEXT,
         "meter": TEXT,
+        "pick": NUMBER,  # of one meter's members the first that is there counts
         "json_path": TEXT,
         "inside": TEXT,
+        "list_path": TEXT,  # where given, json_path is looked up in each item of this list whose item_path is item_value
+        "item_path": TEXT,
+        "item_value": TEXT,
         "note": TEXT,
     },
     "attribution": {"fact": TEXT, "priority": NUMBER, "place": TEXT, "name": TEXT, "overrides_registry": FLAG, "note": TEXT},
+    "tiers": {"name": TEXT, "tier": TEXT, "is_told": FLAG, "note": TEXT},
     "request_ids": {"priority": NUMBER, "side": TEXT, "header": TEXT, "kind": TEXT},
-    "vendor_charges": {"priority": NUMBER, "place": TEXT, "path": TEXT, "json_path": TEXT, "note": TEXT},
+    "vendor_charges": {"priority": NUMBER, "place": TEXT, "path": TEXT, "json_path": TEXT, "unit": TEXT, "note": TEXT},
     "encodings": {"priority": NUMBER, "pattern": TEXT, "encoding": TEXT, "approximate": FLAG, "note": TEXT},
+}
+RULES = {
+    "count": "the meter's quantity, and part of the vendor's total",
+    "outside": "the meter's quantity, which the vendor's total leaves out",
+    "add": "added to the meter's quantity",
+    "less": "taken from the meter's quantity",
+    "rest": "the vendor's total; what it exceeds the counted parts by is the meter's quantity",
+    "total": "the vendor's total; if the parts do not add up to it the usage is quarantined",
+    "refuse": "where it is there, the usage is quarantined, for the reason in the note",
 }
 _READ: dict[pa.DataType, Callable[[str], Any]] = {TEXT: str, NUMBER: int, FLAG: {"true": True, "false": False}.__getitem__}
 
@@ -54,9 +85,14 @@ def lookup_tables(folder: Path = FOLDER) -> dict[str, pa.Table]:
     """Every table as `table_<name>`, the meters as `meter`, and as `meter_chain` where a meter's price may come from."""
     tables = {f"table_{name}": _read(folder / f"{name}.csv", columns) for name, columns in COLUMNS.items()}
     for row in tables["table_dialects"].to_pylist():
-        unknown = {row["meter"], row["inside"] or row["meter"]} - BY_NAME.keys()
+        unknown = {row["meter"], row["inside"]} - BY_NAME.keys() - {None}
         if unknown:
             raise AuditTableError(f"dialects.csv: no meter {', '.join(sorted(unknown))}", "use a meter of schemas/meters.py")
+        if row["rule"] not in RULES:
+            raise AuditTableError(f"dialects.csv: no rule {row['rule']}", f"use one of {', '.join(RULES)}")
+    unread = {row["dialect"] for row in tables["table_usage_places"].to_pylist()} - set(tables["table_dialects"]["dialect"].to_pylist())
+    if unread:
+        raise AuditTableError(f"usage_places.csv: no dialect {', '.join(sorted(unread))}", "describe it in dialects.csv")
     return tables | {"meter": _meters(), "meter_chain": _chains()}
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 
@@ -20,8 +23,11 @@ USAGE_PLACES: dict[str, tuple[str | int, ...]] = {
     "meta.billed_units": ("meta", "billed_units"),
     "timings": ("timings",),
 }
+# Ollama's own surface counts at the top of its last line; these members together are its usage object.
+BODY_PLACE = "(body)"
+BODY_COUNTS = ("prompt_eval_count", "eval_count", "prompt_eval_duration", "eval_duration", "load_duration", "total_duration")
 # A quick look at the bytes that spares almost every event the walk through the table.
-USAGE_HINTS = (b'"usage', b'"billed_units"', b'"timings"')
+USAGE_HINTS = (b'"usage', b'"billed_units"', b'"timings"', b'eval_count"')
 
 # Where the message itself lies when an event wraps it.
 WRAPPERS = ("response", "message", "result")
@@ -51,6 +57,18 @@ RESPONSE_FACTS = frozenset(
 MAX_FACTS_BYTES = 16 << 10
 
 
+# Where the model stands in a path: Azure's deployments, Gemini's and Bedrock's own surfaces.
+_PATH_MODELS = re.compile(r"/deployments/([^/]+)/|/models/([^/]+):[a-zA-Z]+$|/model/([^/]+)/(?:converse|invoke)")
+# Text fields of a multipart form that are recorded as members of a body are.
+FORM_FACTS = ("n", "quality", "response_format", "seconds", "service_tier", "size", "stream", "user")
+
+
+def path_model(path: str) -> str | None:
+    """The model that a path names, or None."""
+    found = _PATH_MODELS.search(path)
+    return next((unquote(name) for name in found.groups() if name), None) if found else None
+
+
 def place(message: Any, path: tuple[str | int, ...]) -> Any:
     """The value at a path, or None."""
     value = message
@@ -77,7 +95,51 @@ def facts(message: Mapping[str, Any], allowed: frozenset[str]) -> dict[str, Any]
 def request_facts(message: Mapping[str, Any]) -> dict[str, Any]:
     """The allow-listed members of a request; a realtime `response.create` frame wraps them."""
     inner = message.get("response")
-    return facts(inner if message.get("type") == "response.create" and isinstance(inner, dict) else message, REQUEST_FACTS)
+    kept = facts(inner if message.get("type") == "response.create" and isinstance(inner, dict) else message, REQUEST_FACTS)
+    if "voice" in message and isinstance(message.get("input"), str):
+        kept["input_characters"] = len(message["input"])  # speech is billed by the character, and its answer tells none
+    return kept
+
+
+def response_facts(message: Mapping[str, Any]) -> dict[str, Any]:
+    """The allow-listed members of a response, and what is counted in it: items that a tool made, containers, images."""
+    kept = facts(message, RESPONSE_FACTS)
+    items = [item for item in _dicts(message.get("output")) if str(item.get("type")).endswith("_call")]
+    if items:
+        kept["items"] = dict(sorted(Counter(map(_item_name, items)).items()))
+        containers = {item.get("container_id") or place(item, ("id",)) for item in items if item.get("type") == "code_interpreter_call"}
+        if containers:
+            kept["code_containers"] = len(containers)
+    images = [item for item in _dicts(message.get("data")) if "b64_json" in item or "url" in item]
+    if images:
+        kept["images"] = len(images)
+    return kept
+
+
+def _item_name(item: Mapping[str, Any]) -> str:
+    """type, its action if it names one, and its status where that is not the ordinary one: `web_search_call.search`."""
+    action = place(item, ("action", "type"))
+    status = item.get("status")
+    words = [item["type"], action if isinstance(action, str) else "", "" if status in (None, "completed") else str(status)]
+    return ".".join(word for word in words if word)[:64]
+
+
+def gemini_chunks(message: Any) -> list[dict[str, Any]]:
+    """The chunks of a stream that Gemini's own surface sends as one array, unless it is asked for SSE."""
+    return [part for part in _dicts(message) if "candidates" in part or "usageMetadata" in part]
+
+
+def error_of(message: Mapping[str, Any]) -> Any:
+    """The error that a message carries, whichever way the vendor says it; None if there is none."""
+    for path in _ERROR_PLACES:
+        error = place(message, path)
+        if error:
+            return error
+    base = message.get("base_resp")
+    return base if isinstance(base, dict) and base.get("status_code") not in (None, 0) else None
+
+
+_ERROR_PLACES = (("error",), ("status_details", "error"), ("x_groq", "error"))
 
 
 def finish_reasons(message: Mapping[str, Any]) -> list[str]:
@@ -110,7 +172,7 @@ _OUTPUT_TYPES = frozenset(
     """content_block_delta image_generation.partial_image image_generation.completed image_edit.completed
     conversation.item.input_audio_transcription.completed""".split()
 )
-_OUTPUT_MEMBERS = ("output", "content", "data", "candidates", "text", "results", "b64_json", "pages")
+_OUTPUT_MEMBERS = ("output", "content", "data", "candidates", "text", "results", "b64_json", "pages", "response", "embeddings")
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:

@@ -76,7 +76,7 @@ class Exchange:
         self.request_id = request_id
         self.parent = parent  # the connection's request, where this is a turn of a WebSocket
         self.head = head
-        self.model: str | None = None  # as the body says; what is known before it stands where the body says none
+        self.model = dialects.path_model(head.path)  # as the body says; what is known before it stands where the body says none
         self.stream: bool | None = None
         self.message: dict[str, Any] | None = None  # the request's JSON object, for routing; dropped by `forget`
         self._client = client
@@ -102,7 +102,10 @@ class Exchange:
             self.stream = stream if isinstance(stream, bool) else None
             facts = _json_text(dialects.request_facts(message))
         elif body.media_type == "multipart/form-data":
-            self.model = body.form_model()
+            self.model = body.form_field("model") or self.model
+            form = {name: value for name in dialects.FORM_FACTS if (value := body.form_field(name)) is not None}
+            self.stream = {"true": True, "false": False}.get(form.pop("stream", ""))
+            facts = _json_text(form) if form else None
         credential = redact.credential(self.head.headers, self.head.query)
         return Request(
             request_id=self.request_id,
@@ -248,9 +251,16 @@ class AttemptCapture:
             state, message, text = body.json()
             if isinstance(message, dict):
                 found.read_body(message, text)
+            elif chunks := dialects.gemini_chunks(message):
+                for part in chunks:
+                    found.read_body(part, orjson.dumps(part))
+            elif state == "opaque" and (events := body.text_events()):
+                self.streamed = True
+                self._events(events, at)
+                state = "read"
             elif state == "read":
                 found.output_seen = bool(message)
-            if state in ("read", "opaque") and ending == "complete" and self.status is not None:
+            if state in ("read", "opaque") and not self.streamed and ending == "complete" and self.status is not None:
                 found.terminal = "body"
             if state == "opaque" and body.size and self.status is not None and self.status < 300:
                 found.output_seen = True
@@ -358,6 +368,8 @@ class _Found:
             kind = message.get("type")
             if kind in dialects.TERMINAL_TYPES:
                 self.terminal = self.terminal or kind
+            elif message.get("done") is True:
+                self.terminal = self.terminal or "done"
             if self.error is None and (event.name == b"error" or kind == "error"):
                 self.error = message
         elif event.name == b"error":
@@ -382,10 +394,10 @@ class _Found:
 
     def _read(self, message: dict[str, Any], data: bytes) -> None:
         inner = next((message[name] for name in dialects.WRAPPERS if isinstance(message.get(name), dict)), message)
-        self.response_id = self.response_id or _text(message.get("id")) or _text(inner.get("id"))
-        self.model = self.model or _text(message.get("model")) or _text(inner.get("model"))
+        self.response_id = self.response_id or _text(message.get("id")) or _text(inner.get("id")) or _text(message.get("responseId"))
+        self.model = self.model or _text(message.get("model")) or _text(inner.get("model")) or _text(message.get("modelVersion"))
         self.service_tier = _text(message.get("service_tier")) or _text(inner.get("service_tier")) or self.service_tier
-        self.error = self.error or message.get("error") or inner.get("error") or dialects.place(inner, ("status_details", "error"))
+        self.error = self.error or dialects.error_of(message) or dialects.error_of(inner)
         if not self.output_seen:
             self.output_seen = dialects.has_output(message) or (inner is not message and dialects.has_output(inner))
         for reason in dialects.finish_reasons(message) + (dialects.finish_reasons(inner) if inner is not message else []):
@@ -394,8 +406,8 @@ class _Found:
         hinted = any(hint in data for hint in dialects.USAGE_HINTS)
         if hinted:
             self._read_usage(message, data)
-        if hinted or self.events <= 1:
-            self.facts.update(dialects.facts(inner, dialects.RESPONSE_FACTS))
+        if hinted or self.events <= 1 or message.get("type") in dialects.TERMINAL_TYPES:
+            self.facts.update(dialects.response_facts(inner))
 
     def _read_usage(self, message: dict[str, Any], data: bytes) -> None:
         verbatim: Any = None
@@ -404,10 +416,16 @@ class _Found:
                 continue
             if verbatim is None:
                 verbatim = _loads_verbatim(data)
-            text = _dumps(dialects.place(verbatim, steps))
-            if text is None or len(text) > MAX_USAGE_BYTES:
-                self.notes.add("unreadable_usage")
-                continue
+            self._keep_usage(name, dialects.place(verbatim, steps))
+        if any(name in message for name in dialects.BODY_COUNTS[:2]):
+            verbatim = _loads_verbatim(data) if verbatim is None else verbatim
+            self._keep_usage(dialects.BODY_PLACE, {name: verbatim[name] for name in dialects.BODY_COUNTS if name in verbatim})
+
+    def _keep_usage(self, name: str, value: Any) -> None:
+        text = _dumps(value)
+        if text is None or len(text) > MAX_USAGE_BYTES:
+            self.notes.add("unreadable_usage")
+        else:
             self.usage[name] = (text, self.usage.get(name, ("", 0))[1] + 1)
 
 
@@ -485,6 +503,14 @@ class _Message:
         value = loads(text)
         return ("unreadable" if value is None and text.strip() != b"null" else "read"), value, text
 
+    def text_events(self) -> list[SseEvent]:
+        """The events of a body that calls itself plain text and is a stream of events."""
+        content = self._content() if self.size and not self.truncated and not self.content_encoding else b""
+        if self.media_type not in (None, "text/plain") or not content.lstrip().startswith((b"data:", b"event:", b":")):
+            return []
+        reader = SseDecoder()
+        return [*reader.feed(content), *reader.end()]
+
     @property
     def whole(self) -> bool:
         """Whether as many bytes have passed as Content-Length announced."""
@@ -503,10 +529,10 @@ class _Message:
             return self.sha256()
         return hashlib.sha256(self._content().replace(boundary[1].encode(), b"boundary")).hexdigest()
 
-    def form_model(self) -> str | None:
-        """The `model` part of a multipart form; the SDKs send it before the file."""
+    def form_field(self, name: str) -> str | None:
+        """A text field of a multipart form; the SDKs send them before the file."""
         content = self._content()
-        place = form_field(content, "model")
+        place = form_field(content, name)
         return content[place[0] : place[1]].decode("utf-8", "replace") if place else None
 
     def record(self, request_id: str, ordinal: int, at: Instant) -> list[Body]:

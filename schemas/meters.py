@@ -9,6 +9,7 @@ inside: a vendor that publishes no cached or reasoning price bills those tokens 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,12 @@ class Meter:
     doc: str
 
 
-METERS: tuple[Meter, ...] = (
+# An image's or a video's price may depend on its size and quality: a rate row may name the variant, else the plain meter's holds.
+IMAGE_SIZES = "256x256 512x512 1024x1024 1024x1536 1536x1024 1024x1792 1792x1024".split()
+IMAGE_QUALITIES = "standard hd low medium high".split()
+VIDEO_SIZES = "720x1280 1280x720 1024x1792 1792x1024".split()
+
+_PLAIN: tuple[Meter, ...] = (
     Meter("input", "token", "input", None, False, "prompt tokens, what lies inside them excepted"),
     Meter("cached_input", "token", "input", "input", False, "prompt tokens read from the vendor's cache"),
     Meter("cache_write_5m", "token", "input", "input", False, "prompt tokens written to a cache kept 5 minutes (or the vendor's default)"),
@@ -48,8 +54,23 @@ METERS: tuple[Meter, ...] = (
     Meter("search_call", "call", "other", None, False, "one web search made by the vendor"),
     Meter("file_search_call", "call", "other", None, False, "one file search made by the vendor"),
     Meter("code_session", "session", "other", None, False, "one code interpreter container"),
+    Meter("social_search_call", "call", "other", None, False, "one search of posts on a social network made by the vendor"),
+    Meter("search_query", "query", "other", None, True, "one search query, where a vendor prices it beside the request"),
+    Meter("source", "source", "other", None, False, "one source read in a live search"),
+    Meter("video_second", "second", "other", None, False, "one second of video made"),
+    Meter("text_message", "message", "other", None, False, "one text message in a voice session"),
+    Meter("classification", "unit", "other", None, False, "one text classified"),
     Meter("search_unit", "unit", "other", None, False, "one rerank search unit"),
     Meter("flat_fee", "request", "other", None, True, "a failed-request policy's flat charge"),
     Meter("rounding", "charge", "other", None, True, "what the vendor's rounding rule adds to one charge, or takes from it"),
 )
+_VARIANTS = (
+    *(Meter(f"image_{size}", "image", "other", "image", False, f"one image of {size}") for size in IMAGE_SIZES),
+    *(
+        Meter(f"image_{quality}_{size}", "image", "other", f"image_{size}", False, f"one image of {size} in {quality} quality")
+        for quality, size in product(IMAGE_QUALITIES, IMAGE_SIZES)
+    ),
+    *(Meter(f"video_second_{size}", "second", "other", "video_second", False, f"one second of video of {size}") for size in VIDEO_SIZES),
+)
+METERS: tuple[Meter, ...] = _PLAIN + _VARIANTS
 BY_NAME: dict[str, Meter] = {meter.name: meter for meter in METERS}

@@ -1,7 +1,7 @@
 -- One row is one request as a door recorded it, once, with the endpoint it asked for. A request of which only attempts or
 -- responses were found has a row too, made from them, so that their money is not lost with its record.
 -- check: raw_id is not null and received_at is not null and endpoint is not null
--- check: billing in ('usage', 'free', 'unknown')
+-- check: billing in ('usage', 'poll', 'free', 'unknown')
 -- check: select raw_id from received group by raw_id having count(*) > 1
 with recorded as (
     select *, count(*) over (partition by request_id) as copies
@@ -36,7 +36,7 @@ paths as (
     select distinct method, path from requests
 ),
 endpoint_of as (
-    select p.method, p.path, e.endpoint, e.billing, e.expects_output
+    select p.method, p.path, e.endpoint, e.billing, e.job, e.tier, e.expects_output, e.owes
     from paths p join table_endpoints e on p.method = e.method and rtrim(p.path, '/') like e.suffix
     qualify row_number() over (partition by p.method, p.path order by e.priority, length(e.suffix) desc, e.suffix) = 1
 ),
@@ -45,7 +45,9 @@ received as (
         r.*,
         coalesce(e.endpoint, r.path) as endpoint,
         coalesce(e.billing, 'unknown') as billing,
-        coalesce(e.expects_output, false) as expects_output
+        e.job, e.tier as endpoint_tier,
+        coalesce(e.expects_output, false) as expects_output,
+        e.owes
     from requests r left join endpoint_of e on r.method = e.method and r.path = e.path
 )
 select * from received

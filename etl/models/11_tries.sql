@@ -26,7 +26,7 @@ joined as (
         coalesce(c.output_seen, false) as output_seen,
         array_to_string(c.finish_reasons, ' ') as finish_reasons,
         array_to_string(c.notes, ' ') as notes,
-        c.response_id, c.served_model, c.service_tier, c.usage
+        c.response_id, c.served_model, c.service_tier, c.usage, c.facts
     from opened o full join closed c on o.request_id = c.request_id and o.ordinal = c.ordinal
 ),
 tries as (

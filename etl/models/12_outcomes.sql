@@ -7,7 +7,8 @@
 with facts as (
     select
         t.*,
-        r.received_at, r.endpoint, r.billing, r.expects_output,
+        r.received_at, r.endpoint, r.billing, r.job, r.endpoint_tier, r.owes, r.body_facts,
+        r.expects_output and not (r.job is not null and coalesce(json_extract_string(t.facts, '$.status'), '') in ('queued', 'in_progress')) as expects_output,
         (t.http_status between 200 and 299 or t.http_status = 101) as is_success,
         t.terminal is not null or t.ending = 'complete' as is_whole,
         regexp_matches(coalesce(t.finish_reasons, ''), '(^| )(content_filter|refusal|SAFETY)( |$)') as is_refusal,

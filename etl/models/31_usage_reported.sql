@@ -1,41 +1,122 @@
--- One row is one meter that the vendor reported for a try. gross is the vendor's count, own is what is left of it without the
--- meters inside it, so that each unit is counted once. A count that is no exact non-negative whole number, or that is smaller
--- than what lies inside it, is a fault: it is quarantined and never charged.
--- check: select raw_id, raw_ordinal, meter from usage_reported group by raw_id, raw_ordinal, meter having count(*) > 1
+-- One row is one meter of one part of a try's usage. gross is the vendor's count, own is what is left of it without the meters
+-- inside it, so that each unit is counted once. A count that is no exact non-negative whole number (of seconds, a started one
+-- counts whole), one smaller than what lies inside it, parts that do not add up to the vendor's total, and a count that the
+-- endpoint owes and that is not there, are faults: they are quarantined and never charged.
+-- check: select raw_id, raw_ordinal, part, meter from usage_reported group by all having count(*) > 1
 -- check: fault is not null or (gross >= own and own >= 0)
-with counts as (
-    select o.raw_id, o.raw_ordinal, d.meter, d.inside, json_extract_string(o.object, d.json_path) as written
-    from usage_objects o join table_dialects d on o.dialect = d.dialect and o.path = d.path
+with scalars as (
+    select o.raw_id, o.raw_ordinal, o.part, o.priority, o.source, d.rule, d.meter, d.pick, d.inside, d.note,
+        json_extract_string(o.object, d.json_path) as written
+    from usage_objects o join table_dialects d on o.dialect = d.dialect
+    where d.list_path is null
+),
+lists as (
+    select o.raw_id, o.raw_ordinal, o.part, o.priority, o.source, d.rule, d.meter, d.pick, d.inside, d.note,
+        d.json_path, d.item_path, d.item_value, unnest(cast(json_extract(o.object, d.list_path) as json[])) as item
+    from usage_objects o join table_dialects d on o.dialect = d.dialect
+    where d.list_path is not null and json_type(o.object, d.list_path) = 'ARRAY'
+),
+written as (
+    select * from scalars where written is not null
+    union all
+    select raw_id, raw_ordinal, part, priority, source, rule, meter, pick, inside, note, json_extract_string(item, json_path)
+    from lists where json_extract_string(item, item_path) = item_value and json_extract_string(item, json_path) is not null
+),
+first_places as (
+    -- of one meter's members, and of the places of one member, the first that is there
+    select * from written
+    qualify dense_rank() over (partition by raw_id, raw_ordinal, part, rule, meter order by pick, priority) = 1
 ),
 parsed as (
     select
-        raw_id, raw_ordinal, meter, inside, written,
+        w.*, coalesce(m.unit, 'token') as unit,
         case
-            when regexp_matches(written, '^[0-9]{1,18}(\.0+)?$')
-            then try_cast(regexp_replace(written, '\.0+$', '') as bigint)
+            when m.unit = 'second' and regexp_matches(w.written, '^[0-9]{1,12}\.[0-9]{1,20}$')
+            then cast(ceil(try_cast(w.written as decimal(38,18))) as bigint)
+            -- more than 15 digits before a point may have passed through a float, which bends them
+            when regexp_matches(w.written, '^[0-9]{1,18}$') or regexp_matches(w.written, '^[0-9]{1,15}\.0+$')
+            then try_cast(regexp_replace(w.written, '\.0+$', '') as bigint)
         end as quantity
-    from counts where written is not null
+    from first_places w left join meter m on w.meter = m.name
+    where w.rule <> 'refuse'
+),
+totals as (
+    select raw_id, raw_ordinal, part, max(meter) as meter, max(rule) as rule, max(written) as written, max(quantity) as total
+    from parsed where rule in ('total', 'rest') group by raw_id, raw_ordinal, part
 ),
 grossed as (
     select
-        raw_id, raw_ordinal, meter, max(inside) as inside, max(quantity) as gross,
-        max(case when quantity is null then written end) as unreadable
-    from parsed group by raw_id, raw_ordinal, meter
+        raw_id, raw_ordinal, part, meter, max(source) as source,
+        max(inside) as inside,
+        cast(sum(case when rule = 'less' then -quantity else quantity end) as bigint) as gross,
+        max(case when quantity is null then written end) as unreadable,
+        max(case when rule = 'outside' or unit <> 'token' then 1 else 0 end) = 0 as is_in_total
+    from parsed where rule in ('count', 'outside', 'add', 'less') group by raw_id, raw_ordinal, part, meter
+),
+sums as (
+    select raw_id, raw_ordinal, part, max(source) as source,
+        cast(sum(case when inside is null and is_in_total then gross end) as bigint) as parts,
+        max(unreadable) as unreadable
+    from grossed group by raw_id, raw_ordinal, part
+),
+with_rest as (
+    select raw_id, raw_ordinal, part, meter, source, inside, gross, unreadable from grossed
+    union all
+    select t.raw_id, t.raw_ordinal, t.part, t.meter, s.source, null, t.total - s.parts, case when t.total is null then t.written end
+    from totals t join sums s on t.raw_id = s.raw_id and t.raw_ordinal = s.raw_ordinal and t.part = s.part
+    where t.rule = 'rest' and s.parts is not null
 ),
 contained as (
-    select raw_id, raw_ordinal, inside as meter, cast(sum(gross) as bigint) as gross
-    from grossed where inside is not null group by raw_id, raw_ordinal, inside
+    select raw_id, raw_ordinal, part, inside as meter, cast(sum(gross) as bigint) as gross
+    from with_rest where inside is not null group by raw_id, raw_ordinal, part, inside
 ),
-usage_reported as (
+metered as (
     select
-        g.raw_id, g.raw_ordinal, g.meter, g.gross,
+        g.raw_id, g.raw_ordinal, g.part, g.meter, g.source, g.gross,
         g.gross - coalesce(c.gross, 0) as own,
         case
             when g.unreadable is not null then g.meter || ' is reported as ' || substr(g.unreadable, 1, 40) || ', which is no whole number'
             when g.gross < coalesce(c.gross, 0)
             then g.meter || ' is reported as ' || g.gross || ', but ' || c.gross || ' are reported inside it'
+            when g.gross < 0 then g.meter || ' comes to ' || g.gross
         end as fault
-    from grossed g
-    left join contained c on g.raw_id = c.raw_id and g.raw_ordinal = c.raw_ordinal and g.meter = c.meter
+    from with_rest g
+    left join contained c on g.raw_id = c.raw_id and g.raw_ordinal = c.raw_ordinal and g.part = c.part and g.meter = c.meter
+),
+missums as (
+    select
+        t.raw_id, t.raw_ordinal, t.part, 'total' as meter, s.source,
+        case
+            when t.total is null then 'the total is reported as ' || substr(t.written, 1, 40) || ', which is no whole number'
+            else 'the total is reported as ' || t.total || ', but its parts add up to ' || coalesce(s.parts, 0)
+        end as fault
+    from totals t join sums s on t.raw_id = s.raw_id and t.raw_ordinal = s.raw_ordinal and t.part = s.part
+    where t.rule = 'total' and s.unreadable is null and t.total is distinct from coalesce(s.parts, 0)
+),
+families as (
+    select u.raw_id, u.raw_ordinal, u.part, max(u.source) as source,
+        max(case when m.family = 'input' then 1 else 0 end) as has_input,
+        max(case when m.family = 'output' then 1 else 0 end) as has_output
+    from metered u join meter m on u.meter = m.name
+    where u.part = 'tokens' group by u.raw_id, u.raw_ordinal, u.part
+),
+owed as (
+    select f.raw_id, f.raw_ordinal, f.part, 'missing' as meter, f.source,
+        case when f.has_input = 0 then 'no input is reported' else 'no output is reported' end as fault
+    from families f join steps s on f.raw_id = s.raw_id and f.raw_ordinal = s.raw_ordinal
+    where (s.owes like '%input%' and f.has_input = 0) or (s.owes like '%output%' and f.has_output = 0)
+),
+refused as (
+    select raw_id, raw_ordinal, part, 'refused' as meter, max(source) as source, min(note) as fault
+    from written where rule = 'refuse' group by raw_id, raw_ordinal, part
+),
+usage_reported as (
+    select * from metered
+    union all
+    select raw_id, raw_ordinal, part, meter, source, null, null, fault from missums
+    union all
+    select raw_id, raw_ordinal, part, meter, source, null, null, fault from owed
+    union all
+    select raw_id, raw_ordinal, part, meter, source, null, null, fault from refused
 )
 select * from usage_reported

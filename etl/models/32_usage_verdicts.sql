@@ -3,7 +3,11 @@
 -- check: is_reported is not null and wants_recount is not null
 -- check: select count(*) from usage_verdicts having count(*) is distinct from (select count(*) from steps)
 with reported as (
-    select raw_id, raw_ordinal, max(fault) as fault from usage_reported group by raw_id, raw_ordinal
+    select
+        raw_id, raw_ordinal,
+        max(case when part = 'tokens' then 1 else 0 end) = 1 as has_tokens,
+        min(fault) as fault
+    from usage_reported group by raw_id, raw_ordinal
 ),
 patterns as (
     select distinct s.sent_model, e.encoding, e.approximate
@@ -13,12 +17,14 @@ patterns as (
 usage_verdicts as (
     select
         s.raw_id, s.raw_ordinal, s.endpoint, s.sent_model, s.opened_at, s.received_at, s.closed_at,
-        r.raw_id is not null and r.fault is null as is_reported,
+        coalesce(r.has_tokens, false) and r.fault is null as is_reported,
         r.fault,
         e.encoding, e.approximate,
-        r.raw_id is null
+        not coalesce(r.has_tokens, false)
+            and r.fault is null
             and s.raw_ordinal > 0
             and s.billing = 'usage'
+            and not (s.job is not null and coalesce(json_extract_string(s.facts, '$.status'), '') in ('queued', 'in_progress'))
             and (s.outcome = 'ok' or coalesce(p.charge in ('input', 'observed'), false)) as wants_recount
     from steps s
     left join reported r on s.raw_id = r.raw_id and s.raw_ordinal = r.raw_ordinal

@@ -1,11 +1,33 @@
--- One row is one meter of one try: gross as the ledger totals it, own as it is charged, and who counted.
+-- One row is one meter of one try: gross as the ledger totals it, own as it is charged, and who counted. The parts of a try's
+-- usage add up. Images and seconds of video are counted as their variant of quality and size, where there is one.
 -- check: gross >= 0 and own >= 0 and source in ('reported', 'recounted')
 -- check: select raw_id, raw_ordinal, meter from usage_lines group by raw_id, raw_ordinal, meter having count(*) > 1
-with reported as (
-    select u.raw_id, u.raw_ordinal, u.meter, u.gross, u.own, 'reported' as source
+with made as (
+    -- as the answer says, else as was asked
+    select
+        raw_id, raw_ordinal,
+        coalesce(json_extract_string(facts, '$.size'), json_extract_string(body_facts, '$.size')) as size,
+        coalesce(json_extract_string(facts, '$.quality'), json_extract_string(body_facts, '$.quality')) as quality
+    from steps
+),
+variants as (
+    select
+        u.raw_id, u.raw_ordinal, u.meter, coalesce(q.name, p.name) as variant
+    from usage_reported u
+    join made v on u.raw_id = v.raw_id and u.raw_ordinal = v.raw_ordinal
+    left join meter q on q.name = u.meter || '_' || v.quality || '_' || v.size
+    left join meter p on p.name = u.meter || '_' || v.size
+    where u.meter in ('image', 'video_second') and coalesce(q.name, p.name) is not null
+),
+reported as (
+    select
+        u.raw_id, u.raw_ordinal, coalesce(x.variant, u.meter) as meter,
+        cast(sum(u.gross) as bigint) as gross, cast(sum(u.own) as bigint) as own, max(u.source) as source
     from usage_reported u
     join usage_verdicts v on u.raw_id = v.raw_id and u.raw_ordinal = v.raw_ordinal
-    where v.is_reported
+    left join variants x on u.raw_id = x.raw_id and u.raw_ordinal = x.raw_ordinal and u.meter = x.meter
+    where v.is_reported or (v.wants_recount and u.part <> 'tokens')
+    group by u.raw_id, u.raw_ordinal, coalesce(x.variant, u.meter)
 ),
 recounted as (
     select raw_id, raw_ordinal, meter, quantity as gross, quantity as own, 'recounted' as source from recount

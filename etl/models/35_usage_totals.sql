@@ -6,28 +6,30 @@
 with by_family as (
     select
         u.raw_id, u.raw_ordinal,
-        max(u.source) as source,
+        min(u.source) as source,
         cast(sum(case when m.family = 'input' then u.own end) as bigint) as input_tokens,
         cast(sum(case when m.family = 'output' then u.own end) as bigint) as output_tokens,
-        cast(sum(case when u.meter in ('cached_input', 'cached_audio_input', 'cached_image_input') then u.gross end) as bigint) as cached_input_tokens,
-        cast(sum(case when u.meter in ('cache_write_5m', 'cache_write_30m', 'cache_write_1h') then u.gross end) as bigint) as cache_write_tokens,
-        cast(sum(case when u.meter = 'reasoning' then u.gross end) as bigint) as reasoning_tokens
+        cast(sum(case when u.meter in ('cached_input', 'cached_audio_input', 'cached_image_input') then u.own end) as bigint) as cached_input_tokens,
+        cast(sum(case when u.meter in ('cache_write_5m', 'cache_write_30m', 'cache_write_1h') then u.own end) as bigint) as cache_write_tokens,
+        cast(sum(case when u.meter = 'reasoning' then u.own end) as bigint) as reasoning_tokens
     from usage_lines u join meter m on u.meter = m.name
     group by u.raw_id, u.raw_ordinal
 ),
 charges_in_usage as (
-    select o.raw_id, o.raw_ordinal, v.priority, json_extract_string(o.object, v.json_path) as written
+    select o.raw_id, o.raw_ordinal, v.priority, v.unit, json_extract_string(o.object, v.json_path) as written
     from usage_objects o join table_vendor_charges v on v.place = 'usage' and v.path = o.path
 ),
 charges_in_headers as (
-    select s.raw_id, s.raw_ordinal, v.priority, json_extract_string(s.headers, '$."' || v.json_path || '"') as written
+    select s.raw_id, s.raw_ordinal, v.priority, v.unit, json_extract_string(s.headers, '$."' || v.json_path || '"') as written
     from steps s join table_vendor_charges v on v.place = 'header'
     where s.headers is not null
 ),
 vendor_charges as (
-    select raw_id, raw_ordinal, try_cast(written as decimal(38,12)) as vendor_charge
+    select
+        raw_id, raw_ordinal,
+        cast(try_cast(written as decimal(25,12)) * cast(unit as decimal(12,10)) as decimal(38,12)) as vendor_charge
     from (select * from charges_in_usage union all select * from charges_in_headers)
-    where try_cast(written as decimal(38,12)) is not null
+    where try_cast(written as decimal(25,12)) is not null
     qualify row_number() over (partition by raw_id, raw_ordinal order by priority) = 1
 ),
 usage_totals as (

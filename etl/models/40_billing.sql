@@ -6,9 +6,9 @@
 -- check: select count(*) from billing having count(*) is distinct from (select count(*) from steps)
 with facts as (
     select
-        s.request_id, s.raw_id, s.raw_ordinal, s.ordinal, s.channel, s.sent_model, s.outcome, s.billing, s.received_at, s.service_tier,
+        s.request_id, s.raw_id, s.raw_ordinal, s.ordinal, s.channel, coalesce(s.sent_model, j.model) as sent_model, s.outcome, s.billing, s.job, s.http_status, s.received_at, d.service_tier,
         u.usage_source, u.input_tokens,
-        v.fault,
+        v.fault, j.standing, j.reason as job_reason,
         c.name is not null as is_known_channel,
         c.bucket, c.route, coalesce(c.timezone, 'UTC') as timezone,
         p.policy_id, p.policy, p.charge, p.flat_amount, p.effective_from,
@@ -16,6 +16,8 @@ with facts as (
     from steps s
     join usage_totals u on s.raw_id = u.raw_id and s.raw_ordinal = u.raw_ordinal
     join usage_verdicts v on s.raw_id = v.raw_id and s.raw_ordinal = v.raw_ordinal
+    join conditions d on s.raw_id = d.raw_id and s.raw_ordinal = d.raw_ordinal
+    left join jobs j on s.raw_id = j.raw_id and s.raw_ordinal = j.raw_ordinal
     left join book_channel c on s.channel = c.name
     left join policies p on s.raw_id = p.raw_id and s.raw_ordinal = p.raw_ordinal
 ),
@@ -26,7 +28,10 @@ due as (
         case
             when billing = 'free'                     then 'free'
             when outcome = 'unknown'                  then 'unknown'
+            when outcome = 'ok' and standing = 'free' then 'free'
+            when outcome = 'ok' and standing = 'unknown' then 'unpriced'
             when outcome = 'ok'                       then 'usage'
+            when billing = 'poll' and job is distinct from 'asked' and http_status is not null then 'free'
             when policy_id is null                    then 'unpriced'
             when charge = 'none'                      then 'nothing'
             when charge = 'flat'                      then 'flat'
@@ -47,6 +52,8 @@ billing as (
             else wish
         end as rule,
         case
+            when standing in ('free', 'unknown') then job_reason
+            when wish = 'free' and billing = 'poll' then 'a question after a result, and no answer'
             when wish = 'free' then 'this endpoint is free'
             when wish = 'unknown' then 'it was sent upstream and its end was never recorded'
             when wish = 'unpriced' then 'no row of failed_requests.csv covers ' || outcome || ' on ' || coalesce(channel, '*')
