@@ -55,3 +55,14 @@ def test_a_retry_finds_the_published_try_before_it(home: Home) -> None:
     spool(home, [*retry, response("b", at=NOON + 3 * SECOND, usage=usage(1000, 500))], first_seq=archive.next_seq["w1"])
     assert seen(home, "b", "SELECT request_id, attempt_count, final_charge FROM ledger") == [("a", 2, Decimal("0.00045"))]
     assert seen(home, "b", "SELECT request_id FROM request_ids WHERE id = 'b'") == [("a",)]
+
+
+def test_what_was_published_is_not_paid_twice(home: Home) -> None:
+    """A timed out try was published at its flat 0.002; with its retry for 0.00045 the balance is 1 - 0.00245, not less."""
+    late = failure("a", http_status=None, ending="timeout", terminal=None)
+    records: list[Record] = [topup("e1", "1"), request("a"), attempt("a"), late]
+    built(home, records)
+    retry: list[Record] = [request("b", NOON + 2 * SECOND, retry=1), attempt("b", at=NOON + 2 * SECOND)]
+    spool(home, [*records, *retry, response("b", at=NOON + 3 * SECOND, usage=usage(1000, 500))])
+    assert seen(home, "b", "SELECT request_id, final_charge FROM ledger") == [("a", Decimal("0.00245"))]
+    assert seen(home, "b", "SELECT balance FROM wallet_balances") == [(Decimal("0.99755"),)]
