@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import click
 import orjson
@@ -32,7 +33,7 @@ class Entry:
 COMMANDS: Mapping[str, Entry] = {
     "proxy": Entry("Run both doors and record what passes.", "proxy.commands.serve:proxy"),
     "env": Entry("Shell lines that put an environment behind the forward door.", "proxy.commands.env:env"),
-    "ledger": Entry("Build and publish the ledger from what was recorded.", "tokenledger:ledger"),
+    "ledger": Entry("The monthly close: build, check, publish, close.", "tokenledger:ledger"),
     "receipt": Entry("The whole story of one request.", "etl.commands.receipt:receipt"),
     "run": Entry("The receipt of a whole agent run.", "etl.commands.receipt:run"),
     "sql": Entry("Ad hoc SQL on the published ledger, read-only.", "etl.commands.sql:sql"),
@@ -48,6 +49,8 @@ COMMANDS: Mapping[str, Entry] = {
             "list": Entry("Balances by wallet and bucket.", "etl.commands.wallets:list_wallets"),
         },
     ),
+    "acknowledge": Entry("Accept by name a loss that keeps a month from closing.", "proxy.commands.acknowledge:acknowledge"),
+    "verify": Entry("Recompute every hash and every law.", "etl.commands.verify:verify"),
     "key": Entry(
         "The key registry, book/keys.toml.",
         below={
@@ -147,15 +150,23 @@ To see it all work on made-up traffic first: make demo"""
 
 
 @click.command()
-@click.option("--period", metavar="P", help="Only this month in the summary, as 2026-10.")
+@click.option("--period", metavar="P", help="Close only this month, as 2026-10, as soon as it is over; else all that may close.")
 @click.option("--as-of", metavar="INSTANT", help="Stands for the clock: 2026-11-01T06:00:00Z.")
 @click.option("--no-close", is_flag=True, help="Build and publish only.")
+@click.option("--reopen", metavar="P", help="Open this closed month and every later one again; needs --by and --reason. Closes nothing.")
+@click.option("--by", metavar="WHO", help="Who reopens.")
+@click.option("--reason", metavar="TEXT", help="Why it is reopened.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON; amounts are texts.")
 @click.pass_obj
-def ledger(home: Home, period: str | None, as_of: str | None, no_close: bool, as_json: bool) -> int:  # noqa: ARG001  no month is closed yet, so every build only builds
-    """Seal what was recorded, build the ledger from it, publish it, and say where the balances stand."""
+def ledger(
+    home: Home, period: str | None, as_of: str | None, no_close: bool, reopen: str | None, by: str | None, reason: str | None, as_json: bool
+) -> int:
+    """Seal what was recorded, build the ledger, publish it, close each month that is over, and say where the balances stand.
+
+    A month that may not close yet is refused: exit code 1, each reason on stderr with the command that cures it.
+    """
     # Loaded here, because no other command waits for the sealer and the builder.
-    from etl.build import build  # noqa: PLC0415
+    from etl import close as closing  # noqa: PLC0415
     from etl.published import open_ledger, require_period  # noqa: PLC0415
     from etl.summary import summarise  # noqa: PLC0415
     from proxy.seal import seal  # noqa: PLC0415
@@ -164,6 +175,8 @@ def ledger(home: Home, period: str | None, as_of: str | None, no_close: bool, as
     from schemas.instants import parse_instant  # noqa: PLC0415
     from schemas.records import Instant  # noqa: PLC0415
 
+    if (reopen is None) != (by is None) or (reopen is None) != (reason is None) or (reopen is not None and not (by and reason)):
+        raise click.UsageError("--reopen PERIOD, --by WHO and --reason TEXT go together")
     load_book(home.book)  # a wrong book stops everything before anything is touched
     now = Instant(time.time_ns() // 1000) if as_of is None else parse_instant(as_of)
     _say("sealing what was recorded")
@@ -171,14 +184,63 @@ def ledger(home: Home, period: str | None, as_of: str | None, no_close: bool, as
     if not manifest.read(home.manifest):
         click.echo("{}" if as_json else GET_TRAFFIC.format(home=home.root, command=_command(home)))
         return 0
-    result = build(home, progress=lambda step: _say(str(step)))
+    _note_book(home, now)
+    if reopen is not None:
+        _note_reopening(home, now, reopen, by, reason)
+        _say(f"reopened {', '.join(closing.reopen(home, reopen))}")
+    seal(home, now)
+    done = closing.close(home, now, period=period, closes=not no_close and reopen is None, progress=lambda step: _say(str(step)))
+    result = done.built
     _say(f"published {result.path}: {result.requests} requests, {result.attempts} attempts, {result.seconds:.1f} s")
+    for month in done.closed:
+        _say(f"closed {month}: {home.ledger / month}")
+    for month in done.verified:
+        _say(f"{month} was closed before and is what was sealed")
     with open_ledger(home) as connection:
         if period is not None:
             require_period(connection, period)
         summary = summarise(connection, period)
     click.echo(orjson.dumps(summary.as_json(), option=orjson.OPT_INDENT_2) if as_json else summary.as_text(_command(home)))
-    return 0
+    for refusal in done.refusals:
+        _say(str(refusal))
+    return 1 if done.refusals else 0
+
+
+def _note_book(home: Home, now: int) -> None:
+    """Record what changed in the book since the last build saw it, then keep it as seen."""
+    from etl import bookwatch  # noqa: PLC0415  see `ledger`
+
+    changes = bookwatch.unseen(home)
+    if changes:
+        _append(home, now, [(bookwatch.CHANGED, None, None, change.facts()) for change in changes])
+        bookwatch.remember(home)
+
+
+def _note_reopening(home: Home, now: int, period: str, by: str | None, reason: str | None) -> None:
+    """Record who reopens which months and why, before it is done."""
+    from etl.close import reopening  # noqa: PLC0415  see `ledger`
+
+    _append(home, now, [("month_reopened", by, reason, {"period": seal.period, "seal": seal.hash}) for seal in reopening(home, period)])
+
+
+def _append(home: Home, now: int, entries: Sequence[tuple[str, str | None, str | None, Mapping[str, Any]]]) -> None:
+    import uuid_utils  # noqa: PLC0415  see `ledger`
+
+    from proxy.journal import ADMIN_SLOT, append_once  # noqa: PLC0415  see `ledger`
+    from schemas.records import Event, Instant, JsonText  # noqa: PLC0415  see `ledger`
+
+    events = [
+        Event(
+            event_id=str(uuid_utils.uuid7()),
+            at=Instant(now),
+            event=event,
+            actor=actor,
+            reason=reason,
+            facts=JsonText(orjson.dumps(facts).decode()),
+        )
+        for event, actor, reason, facts in entries
+    ]
+    append_once(home, ADMIN_SLOT, events)
 
 
 def _command(home: Home) -> str:

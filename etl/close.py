@@ -46,7 +46,6 @@ from schemas.records import KINDS
 from schemas.spool import unsealed
 
 HOUR_US = 3_600_000_000
-MERKLE_FILE = "receipts.merkle"
 STATEMENT_FILE = "statement.txt"
 STATEMENT_BLOCKS = ("balances", "requests", "spend", "failures")
 BOOK_FOLDER = "book"
@@ -217,7 +216,7 @@ def _seal(home: Home, connection: duckdb.DuckDBPyConnection, built: BuildResult,
     _write_book(home, target)
     digests = [row[0] for row in connection.execute(_DIGESTS, {"period": period}).fetchall()]
     tree = merkle.levels(digests)
-    merkle.write(target / MERKLE_FILE, tree)
+    merkle.write(target / merkle.MERKLE_FILE, tree)
     for path in _files(target, old):
         os.chmod(path, 0o600)
         _sync(path)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SIZE = 32
+MERKLE_FILE = "receipts.merkle"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from decimal import Decimal
 from typing import Any, TypeVar
 
 import duckdb
 
 from etl.build import preview
+from etl.inclusion import Inclusion, inclusion
 from etl.published import NoLedgerError, open_ledger
 from etl.table import jsonable
 from schemas.errors import LedgerError
@@ -196,6 +197,7 @@ class Receipt:
     postings: tuple[Posting, ...]
     claims: tuple[Claim, ...]
     names: tuple[Name, ...]
+    proof: Inclusion | None = None  # that its digest is under the seal of its month, once that is closed
 
     def as_json(self) -> dict[str, Any]:
         """The receipt for machines: amounts as texts with 12 places, instants in UTC, unknown as null."""
@@ -211,6 +213,7 @@ class Receipt:
             "wallet_entries": [_plain(posting) for posting in self.postings],
             "attribution": [_plain(claim) for claim in self.claims],
             "ids": [_plain(name) for name in self.names],
+            "proof": None if self.proof is None else self.proof.as_json(),
         }
 
 
@@ -289,9 +292,10 @@ def find(home: Home, asked: str) -> Receipt:
         with open_ledger(home) as connection:
             if found := matches(connection, asked):
                 settled = load(connection, _only(asked, found), published=True)
+                settled = replace(settled, proof=inclusion(home, connection, settled.request_id, settled.facts["period"]))
     except NoLedgerError:
         pass  # nothing was published yet: the records alone may know it
-    if settled is not None and settled.facts["status"] != "unknown":
+    if settled is not None and (settled.facts["status"] != "unknown" or settled.proof is not None):
         return settled
     with preview(home, asked) as connection:
         if found := matches(connection, asked):
@@ -307,4 +311,7 @@ def of_run(home: Home, run_id: str) -> tuple[Receipt, ...]:
         found = connection.execute("SELECT request_id FROM ledger WHERE run_id = ? ORDER BY created_at, request_id", [run_id]).fetchall()
         if not found:
             raise UnknownRunError(run_id)
-        return tuple(load(connection, row[0], published=True) for row in found)
+        receipts = (load(connection, row[0], published=True) for row in found)
+        return tuple(
+            replace(receipt, proof=inclusion(home, connection, receipt.request_id, receipt.facts["period"])) for receipt in receipts
+        )

@@ -1,0 +1,93 @@
+"""What changed in the book since it was last seen: each version is kept by its digest, and a change is a fact for the audit trail.
+
+Nobody announces an edit of a file. The first `tokenledger ledger` after it sees it, so `when` is that build and `who` is
+not known.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from schemas.book import digest_of, read_files
+from schemas.home import Home
+
+FOLDER = "books"
+POINTER = "seen"
+CHANGED = "book_changed"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One file of the book, before and after: SHA-256, and the lines that went and came; the first time it is only noted."""
+
+    file: str
+    before: str | None
+    after: str | None
+    removed: tuple[str, ...]
+    added: tuple[str, ...]
+    digest: str  # of the whole book as it is now
+
+    def facts(self) -> dict[str, Any]:
+        """As the event's facts."""
+        return asdict(self)
+
+
+def changes(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> tuple[Change, ...]:
+    """Every file that is not what it was, in name order."""
+    digest = digest_of(after)
+    found = []
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name), after.get(name)
+        if old == new:
+            continue
+        lines = list(difflib.ndiff(_lines(old), _lines(new))) if old is not None else []
+        removed = tuple(line[2:] for line in lines if line.startswith("- "))
+        added = tuple(line[2:] for line in lines if line.startswith("+ "))
+        found.append(Change(name, _sha(old), _sha(new), removed, added, digest))
+    return tuple(found)
+
+
+def _lines(content: bytes | None) -> list[str]:
+    return (content or b"").decode(errors="replace").splitlines()
+
+
+def _sha(content: bytes | None) -> str | None:
+    return None if content is None else hashlib.sha256(content).hexdigest()
+
+
+def seen_digest(home: Home) -> str | None:
+    """The digest of the book as the last build saw it, null before the first."""
+    pointer = home.ledger / FOLDER / POINTER
+    return pointer.read_text().strip() if pointer.exists() else None
+
+
+def kept(home: Home, digest: str) -> Path:
+    """Where a version of the book is kept."""
+    return home.ledger / FOLDER / digest
+
+
+def unseen(home: Home) -> tuple[Change, ...]:
+    """What changed since the book was last seen; all of it the first time."""
+    digest = seen_digest(home)
+    before = {path.name: path.read_bytes() for path in sorted(kept(home, digest).iterdir())} if digest else {}
+    return changes(before, read_files(home.book))
+
+
+def remember(home: Home) -> None:
+    """Keep the book as it is now; the next comparison is against it."""
+    files = read_files(home.book)
+    digest = digest_of(files)
+    place = kept(home, digest)
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name, content in files.items():
+        (place / name).write_bytes(content)
+        os.chmod(place / name, 0o600)
+    fresh = place.parent / f".{POINTER}"
+    fresh.write_text(digest + "\n")
+    os.replace(fresh, place.parent / POINTER)
