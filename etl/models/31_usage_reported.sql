@@ -33,7 +33,7 @@ parsed as (
         case
             when m.unit = 'second' and regexp_matches(w.written, '^[0-9]{1,12}\.[0-9]{1,20}$')
             then cast(ceil(try_cast(w.written as decimal(38,18))) as bigint)
-            -- more than 15 digits before a point may have passed through a float, which bends them
+            -- more than 15 digits before a point may have been bent by a binary fraction on their way
             when regexp_matches(w.written, '^[0-9]{1,18}$') or regexp_matches(w.written, '^[0-9]{1,15}\.0+$')
             then try_cast(regexp_replace(w.written, '\.0+$', '') as bigint)
         end as quantity
