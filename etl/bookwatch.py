@@ -64,7 +64,7 @@ def _sha(content: bytes | None) -> str | None:
 def seen_digest(home: Home) -> str | None:
     """The digest of the book as the last build saw it, null before the first."""
     pointer = home.ledger / FOLDER / POINTER
-    return pointer.read_text().strip() if pointer.exists() else None
+    return pointer.read_bytes().decode(errors="replace").strip() if pointer.exists() else None
 
 
 def kept(home: Home, digest: str) -> Path:
@@ -73,9 +73,10 @@ def kept(home: Home, digest: str) -> Path:
 
 
 def unseen(home: Home) -> tuple[Change, ...]:
-    """What changed since the book was last seen; all of it the first time."""
+    """What changed since the book was last seen; all of it the first time, or where the version seen then is gone."""
     digest = seen_digest(home)
-    before = {path.name: path.read_bytes() for path in sorted(kept(home, digest).iterdir())} if digest else {}
+    place = kept(home, digest) if digest else None
+    before = {path.name: path.read_bytes() for path in sorted(place.iterdir())} if place and place.is_dir() else {}
     return changes(before, read_files(home.book))
 
 

@@ -94,8 +94,13 @@ def build_locked(
         )
         _run(connection, sources, book, progress, closed.until, together)
         kernel.publish(connection, home.ledger_file)
-        (home.ledger / DIGEST_FILE).write_text(f"{sha256_of(home.ledger_file)}  {home.ledger_file.name}\n")
+        (home.ledger / DIGEST_FILE).write_text(digest_line(home.ledger_file))
         return _result(connection, home.ledger_file, book, sources, time.perf_counter() - began)
+
+
+def digest_line(path: Path) -> str:
+    """What stands beside a published file, as `sha256sum` writes it."""
+    return f"{sha256_of(path)}  {path.name}\n"
 
 
 def _run(

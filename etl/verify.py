@@ -16,8 +16,8 @@ import duckdb
 
 from etl import merkle
 from etl.audit import hash_of, read_rows
-from etl.bookwatch import FOLDER, kept, seen_digest
-from etl.build import DIGEST_FILE
+from etl.bookwatch import FOLDER, POINTER, kept, seen_digest
+from etl.build import DIGEST_FILE, digest_line
 from etl.published import open_ledger
 from etl.seals import (
     MONTHS,
@@ -105,6 +105,8 @@ def _check_book(home: Home) -> None:
         if version.is_dir() and digest_of({path.name: path.read_bytes() for path in version.iterdir()}) != version.name:
             raise WrongError(f"ledger/{FOLDER}/{version.name}", "is not the book that was kept under this digest", "restore it from a copy")
     if digest is not None:
+        if not kept(home, digest).is_dir() or (home.ledger / FOLDER / POINTER).read_bytes() != f"{digest}\n".encode():
+            raise WrongError(f"ledger/{FOLDER}/{POINTER}", "names a version of the book that is not kept", "tokenledger ledger")
         files = read_files(home.book)
         if digest_of(files) != digest:
             before = {path.name: path.read_bytes() for path in kept(home, digest).iterdir()}
@@ -263,7 +265,7 @@ def _check_ledger(home: Home, seals: tuple[MonthSeal, ...], period: str | None) 
     if not path.exists():
         return 0, 0
     noted = home.ledger / DIGEST_FILE
-    if not noted.exists() or noted.read_text().split()[:1] != [sha256_of(path)]:
+    if not noted.exists() or noted.read_bytes() != digest_line(path).encode():
         raise WrongError(f"ledger/{path.name}", "is not the file that was published (SHA-256 differs)", REBUILD)
     with open_ledger(home) as connection:
         return _check_published(home, connection, seals, period)

@@ -130,7 +130,7 @@ def test_a_month_ends_at_local_midnight(home: Home, zone: str, period: str, begi
 def test_a_request_across_the_boundary_is_booked_once_where_it_began(home: Home) -> None:
     """Created before midnight, answered after it by a retry: all of it is October's, posted before October ends."""
     sent = NOVEMBER - SECOND
-    across = [
+    across: list[Record] = [
         request("r1", sent),
         attempt("r1", at=sent),
         failure("r1", at=NOVEMBER + SECOND),
@@ -309,7 +309,7 @@ def test_what_comes_late_is_booked_forward(home: Home) -> None:
 
 def test_a_late_record_of_a_closed_request_is_a_finding(home: Home) -> None:
     """A copy is only told; the end of a hold that was given up stands against the next close, for its money is not booked."""
-    hold = [request("r2", NOON + HOUR), attempt("r2", at=NOON + HOUR)]
+    hold: list[Record] = [request("r2", NOON + HOUR), attempt("r2", at=NOON + HOUR)]
     acknowledged = event("a1", "acknowledged", NOON + DAY, actor="ann", reason="given up", subject="r2/1")
     archive = recorded(home, *call("r1"), *hold, acknowledged)
     assert close(home, MORNING).closed == ("2026-10",)
