@@ -69,7 +69,7 @@ roundings as (
 ),
 priced_lines as (
     select * from amounts
-    union all by name
+    union all
     select * from roundings
 )
 select * from priced_lines
