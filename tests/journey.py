@@ -6,8 +6,11 @@ A case is `case.toml` with the bytes beside it:
     channel   official (the default) or another name; each channel is a base path of the one upstream
     doors     both by default; the reason stands in `says` where a client cannot use one
     [request]   method, path (below the base URL), headers, body (a file's name; absent: none)
-    [response]  status, headers, body (a file's name), cut (bytes a piece; absent: one piece)
-    [prices]    meter -> price per million units, for this case's model on its channel; [list_prices] the same for the list book
+    [response]  status, headers, body (a file's name), cut (bytes a piece; absent: one piece),
+                drop (true: the connection is dropped after the body, before it ends)
+                `@DOOR@` in a path or a body stands for the door's name, so that each door's vendor has ids of its own
+    [prices]    meter -> price per million units, for this case's model on its channel; [list_prices] the same for the list book,
+                [tier_prices.NAME] the same for a service tier
     [record]    columns of the raw response row, as they must be
     [ledger]    columns of the ledger row, as they must be; amounts as text
     [meters]    meter -> quantity: all of the request's charged lines
@@ -27,7 +30,7 @@ import httpx2
 
 from tests.clients import Door
 from tests.sidecar import Priced
-from tests.vendor import Answer
+from tests.vendor import Answer, Drop
 
 FOLDER = Path(__file__).parent / "golden"
 DOORS = ("gateway", "forward")
@@ -58,24 +61,28 @@ class Case:
         """The client's own id for this journey, by which its row is found."""
         return f"golden-{self.name}-{door}"
 
-    def answer(self) -> Answer:
+    def answer(self, door: str) -> Answer:
         """What the upstream sends, byte for byte."""
-        body = self._bytes(self.response.get("body"))
+        body = self.answered_bytes(door)
         cut = self.response.get("cut") or len(body) or 1
         pieces = tuple(body[at : at + cut] for at in range(0, len(body), cut))
         headers = tuple((name, value) for name, value in self.response.get("headers", {}).items())
-        return Answer(self.response.get("status", 200), headers, pieces)
+        return Answer(self.response.get("status", 200), headers, (*pieces, Drop()) if self.response.get("drop") else pieces)
 
-    def body(self) -> bytes:
+    def body(self, door: str) -> bytes:
         """What the client sends."""
-        return self._bytes(self.request.get("body"))
+        return self._bytes(self.request.get("body"), door)
 
-    def answered_bytes(self) -> bytes:
+    def answered_bytes(self, door: str) -> bytes:
         """What must reach the client."""
-        return self._bytes(self.response.get("body"))
+        return self._bytes(self.response.get("body"), door)
 
-    def _bytes(self, name: str | None) -> bytes:
-        return (self.folder / name).read_bytes() if name else b""
+    def path(self, door: str) -> str:
+        """Where it is sent, below the base URL."""
+        return str(self.request["path"]).replace("@DOOR@", door)
+
+    def _bytes(self, name: str | None, door: str) -> bytes:
+        return (self.folder / name).read_bytes().replace(b"@DOOR@", door.encode()) if name else b""
 
 
 def cases() -> list[Case]:
@@ -88,6 +95,8 @@ def _case(path: Path) -> Case:
     channel = facts.get("channel", "official")
     model = facts["request"].get("model", "*")
     prices = [Priced(channel, model, meter, price) for meter, price in facts.get("prices", {}).items()]
+    for tier, tier_prices in facts.get("tier_prices", {}).items():
+        prices += [Priced(channel, model, meter, price, tier=tier) for meter, price in tier_prices.items()]
     prices += [Priced(channel, model, meter, price, "list") for meter, price in facts.get("list_prices", {}).items()]
     return Case(
         name=path.parent.name,
@@ -106,10 +115,10 @@ def _case(path: Path) -> Case:
 
 def prices_of(found: Sequence[Case]) -> list[Priced]:
     """All cases' prices, each once; two cases that price one meter of one model differently contradict each other."""
-    known: dict[tuple[str, str, str, str], Priced] = {}
+    known: dict[tuple[str, ...], Priced] = {}
     for case in found:
         for price in case.prices:
-            key = (price.channel, price.model, price.meter, price.book)
+            key = (price.channel, price.model, price.meter, price.book, price.tier)
             if known.setdefault(key, price) != price:
                 raise ValueError(f"{case.name} prices {key} at {price.price}, another case at {known[key].price}")
     return list(known.values())
@@ -125,9 +134,16 @@ async def travel(case: Case, door: Door, name: str) -> tuple[int, bytes]:
     }
     if not any(key.lower() == "accept-encoding" for key in headers):
         headers["accept-encoding"] = "identity"
-    method, url = case.request.get("method", "POST"), door.base_url + case.request["path"]
+    method, url = case.request.get("method", "POST"), door.base_url + case.path(name)
     async with (
         httpx2.AsyncClient(proxy=door.proxy, verify=verify, trust_env=False, timeout=20) as http,
-        http.stream(method, url, content=case.body(), headers=headers) as answer,
+        http.stream(method, url, content=case.body(name), headers=headers) as answer,
     ):
-        return answer.status_code, b"".join([piece async for piece in answer.aiter_raw()])
+        got: list[bytes] = []
+        try:
+            async for piece in answer.aiter_raw():
+                got.append(piece)
+        except httpx2.RemoteProtocolError:
+            if not case.response.get("drop"):
+                raise
+        return answer.status_code, b"".join(got)

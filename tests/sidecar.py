@@ -59,6 +59,7 @@ class Priced:
     meter: str
     price: str
     book: str = "charge"
+    tier: str = ""
 
 
 def write_book(
@@ -87,7 +88,7 @@ def write_book(
         )
     )
     rows = [
-        f"{price.channel},{price.model},{price.meter},{price.price},1000000,USD,2026-01-01T00:00:00Z,,{price.book},,,,,test,"
+        f"{price.channel},{price.model},{price.meter},{price.price},1000000,USD,2026-01-01T00:00:00Z,,{price.book},{price.tier},,,,test,"
         for price in prices
     ]
     (home.book / "rates.csv").write_text("\n".join([RATES_HEADER, *rows]) + "\n")

@@ -59,7 +59,7 @@ async def _travel_all(home: Home, authority: Authority, leaf: Leaf) -> Travelled
         with sidecar(home, "--upstream-ca", str(authority.cert)) as running:
             for case in CASES:
                 for name in case.doors:
-                    upstream.queue.append(case.answer())
+                    upstream.queue.append(case.answer(name))
                     door = Door(f"{upstream.url}/{case.channel}/v1", proxy=running.forward, ca=home.ca / "mitmproxy-ca-cert.pem")
                     got[case.id(name)] = await travel(case, Door(running.base_url) if name == "gateway" else door, name)
     by_request = {response["request_id"]: response for response in recorded(home, "response") if response["ordinal"]}
@@ -79,7 +79,7 @@ def _rules(channel: str) -> str:
 @pytest.mark.parametrize(("case", "door"), TRIPS)
 def test_the_bytes_reach_the_client_unchanged(travelled: Travelled, case: Case, door: str) -> None:
     """What the upstream sent is what the client got."""
-    assert travelled.got[case.id(door)] == (case.response.get("status", 200), case.answered_bytes())
+    assert travelled.got[case.id(door)] == (case.response.get("status", 200), case.answered_bytes(door))
 
 
 @pytest.mark.parametrize(("case", "door"), TRIPS)
