@@ -9,12 +9,15 @@ import json
 import shutil
 import ssl
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import httpx2
 import pytest
 
+from etl.build import build
 from schemas.home import Home
 from tests.certs import Authority
 from tests.clients import Ask, Door, ask_async, ask_many
@@ -279,6 +282,14 @@ async def test_200_streams_at_once_leave_200_complete_records(place: Place, door
     assert len(recorded(place.home, "request")) == len(recorded(place.home, "attempt")) == len(place.official.seen) == 200
     assert {(one["terminal"], one["ending"], len(one["usage"])) for one in responses} == {("[DONE]", "complete", 1)}
     assert len({one["request_id"] for one in responses}) == 200
+    # A question is 2 words + 3 = 5 prompt tokens, of which 5 // 4 = 1 cached, and 8 completion tokens: 4 x 0.15 + 1 x 0.075 + 8 x 0.60
+    # = 5.475 millionths; 200 of them are 0.001095.
+    await asyncio.to_thread(place.sidecar.stop)
+    build(place.home)
+    with duckdb.connect(str(place.home.ledger_file), read_only=True) as con:
+        told = con.execute("select count(*), sum(attempt_count), sum(final_charge) from ledger").fetchone()
+        assert told == (200, 200, Decimal("0.001095"))
+        assert con.execute("select sum(amount) from journal where account like 'wallet:%'").fetchone() == (Decimal("-0.001095"),)
 
 
 async def test_sigterm_lets_a_live_stream_end(place: Place) -> None:
