@@ -80,6 +80,10 @@ test-peers: .venv/.stamp .venv-peers/.stamp ## tests against somebody else's ser
 	@.venv-peers/bin/python $(PIP) install --no-deps --require-hashes --only-binary :all: -r requirements/peers.txt
 	@touch $@
 
+.PHONY: soak
+soak: .venv/.stamp ## thousands of random histories of the books, for hours
+	@.venv/bin/pytest -m soak
+
 .PHONY: lock
 lock: ## compile the locks again from pyproject.toml and requirements/*.in; newest versions with UPGRADE=--upgrade
 	@tool=$$(mktemp -d); trap 'rm -rf "$$tool"' EXIT; \
