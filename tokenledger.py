@@ -65,6 +65,8 @@ COMMANDS: Mapping[str, Entry] = {
         below={
             "check": Entry("Validate the whole book.", "etl.commands.rates:check"),
             "show": Entry("Prices in force.", "etl.commands.rates:show"),
+            "import": Entry("Propose rows from a published price catalogue.", "etl.commands.catalogues:propose"),
+            "diff": Entry("What proposed rows would change in the book.", "etl.commands.catalogues:diff"),
         },
     ),
 }

@@ -185,7 +185,7 @@ def test_a_zone_with_a_half_hour(home: Home) -> None:
 
 def test_a_call_has_the_price_of_its_beginning_though_it_ends_after_the_change(home: Home) -> None:
     """Begun a microsecond before noon and answered two seconds later: 1000 x 0.000001, the morning's price, and no fee a call."""
-    records = [
+    records: list[Record] = [
         request("r1", NOON - 1, api_model="dated"),
         attempt("r1", at=NOON + SECOND, sent_model="dated"),  # it was sent after the change
         response("r1", at=NOON + 2 * SECOND, usage=usage(1000, 0)),
@@ -330,7 +330,7 @@ def test_list_charged_and_vendor_reported_stand_side_by_side(home: Home) -> None
 
     So 0.00036 is saved against the list, and the vendor's own figure is 0.00001 above the contract.
     """
-    records = [request("r1"), attempt("r1", channel="routed"), response("r1", usage=usage(1000, 500, cost="0.0001"))]
+    records: list[Record] = [request("r1"), attempt("r1", channel="routed"), response("r1", usage=usage(1000, 500, cost="0.0001"))]
     built(home, records)
     assert one(home, "SELECT list_charge, final_charge, vendor_charge, list_charge - final_charge AS saved FROM ledger") == {
         "list_charge": Decimal("0.00045"),
