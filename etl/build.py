@@ -217,7 +217,7 @@ def _narrow(connection: duckdb.DuckDBPyConnection, home: Home, asked: str) -> So
 _NEW = "r.seq > coalesce(a.last_seq, 0)"
 
 # Raw requests that are new, that have a new attempt or end, or that is asked for; then those of the same call (an SDK
-# sends it again with an equal body); then all that the published ledger counts to the same logical requests.
+# sends it again with an equal body, another door saw the same answer); then all that the published ledger counts to the same logical requests.
 _NEEDED = f"""
     WITH fresh AS (
         SELECT r.request_id FROM all_request r LEFT JOIN source_after a ON r.writer = a.writer WHERE {_NEW}
@@ -228,11 +228,14 @@ _NEEDED = f"""
     ),
     retried AS (
         SELECT DISTINCT credential, path, match_sha256 FROM all_request
-        WHERE request_id IN (SELECT request_id FROM fresh) AND headers LIKE '%x-stainless-retry-count%'
-            AND try_cast(json_extract_string(headers, '$."x-stainless-retry-count"') AS INTEGER) > 0
+        WHERE request_id IN (SELECT request_id FROM fresh) AND (headers LIKE '%idempotency-key%' OR headers LIKE '%x-stainless-retry-count%'
+            AND try_cast(json_extract_string(headers, '$."x-stainless-retry-count"') AS INTEGER) > 0)
     ),
     related AS (
         SELECT request_id FROM fresh
+        UNION
+        SELECT b.request_id FROM all_response a JOIN all_response b ON a.response_id = b.response_id
+        WHERE a.request_id IN (SELECT request_id FROM fresh) AND a.response_id <> ''
         UNION
         SELECT r.request_id FROM all_request r JOIN retried t
             ON r.credential IS NOT DISTINCT FROM t.credential AND r.path = t.path AND r.match_sha256 IS NOT DISTINCT FROM t.match_sha256

@@ -59,7 +59,17 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
         "item_value": TEXT,
         "note": TEXT,
     },
-    "attribution": {"fact": TEXT, "priority": NUMBER, "place": TEXT, "name": TEXT, "overrides_registry": FLAG, "note": TEXT},
+    "attribution": {
+        "fact": TEXT,
+        "priority": NUMBER,
+        "place": TEXT,  # header | body | header_like (name is a pattern) | header_object | body_object (each member is a tag)
+        "name": TEXT,
+        "pick": TEXT,  # where given, the first group of this pattern is the value
+        "overrides_registry": FLAG,
+        "note": TEXT,
+    },
+    "model_names": {"kind": TEXT, "pattern": TEXT, "replacement": TEXT, "note": TEXT},
+    "signals": {"gateway": TEXT, "place": TEXT, "name": TEXT, "pick": TEXT, "fact": TEXT, "note": TEXT},
     "tiers": {"name": TEXT, "tier": TEXT, "is_told": FLAG, "note": TEXT},
     "request_ids": {"priority": NUMBER, "side": TEXT, "header": TEXT, "kind": TEXT},
     "vendor_charges": {"priority": NUMBER, "place": TEXT, "path": TEXT, "json_path": TEXT, "unit": TEXT, "note": TEXT},

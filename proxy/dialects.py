@@ -28,6 +28,8 @@ BODY_PLACE = "(body)"
 BODY_COUNTS = ("prompt_eval_count", "eval_count", "prompt_eval_duration", "eval_duration", "load_duration", "total_duration")
 # A quick look at the bytes that spares almost every event the walk through the table.
 USAGE_HINTS = (b'"usage', b'"billed_units"', b'"timings"', b'eval_count"')
+# The same for the places where a gateway tells about its route; such an event need not be the first, nor carry usage.
+FACT_HINTS = (b'"provider_metadata"', b'"providerMetadata"', b'"extra_fields"', b'"openrouter_metadata"')
 
 # Where the message itself lies when an event wraps it.
 WRAPPERS = ("response", "message", "result")
@@ -44,7 +46,7 @@ DONE = b"[DONE]"
 REQUEST_FACTS = frozenset(
     """background client_metadata conversation dimensions encoding_format frequency_penalty inference_geo
     max_completion_tokens max_output_tokens max_tokens metadata models modalities n previous_response_id
-    prompt_cache_key prompt_cache_retention provider quality reasoning reasoning_effort response_format_type
+    litellm_session_id prompt_cache_key prompt_cache_retention provider quality reasoning reasoning_effort response_format_type
     safety_identifier seconds service_tier session_id size speed store stream stream_options tags temperature top_p
     trace user voice usage fallbacks num_retries""".split()
 )
@@ -53,6 +55,19 @@ RESPONSE_FACTS = frozenset(
     """background base_resp created duration extra_fields generation_id inference_geo object openrouter_metadata
     output_format provider quality seconds size speed status system_fingerprint usage_breakdown
     incomplete_details status_details""".split()
+)
+GATEWAY_FACTS = frozenset(("extra_fields", "openrouter_metadata"))
+# Of a member that also carries text, headers or keys: what may be kept of it.
+PARTS = {
+    "extra_fields": frozenset(
+        """provider original_model_requested resolved_model_used latency chunk_index request_type cache_debug fallback_index""".split()
+    ),
+}
+# Where Vercel's gateway puts its account of the route; kept as `gateway`.
+GATEWAY_PLACES: tuple[tuple[str | int, ...], ...] = tuple(
+    (*where, name, "gateway")
+    for where in ((), ("choices", 0, "message"), ("choices", 0, "delta"))
+    for name in ("provider_metadata", "providerMetadata")
 )
 MAX_FACTS_BYTES = 16 << 10
 
@@ -87,9 +102,18 @@ def facts(message: Mapping[str, Any], allowed: frozenset[str]) -> dict[str, Any]
     kept = {}
     for name in allowed & message.keys():
         value = message[name]
+        if name in PARTS:
+            value = {part: value[part] for part in PARTS[name] & value.keys()} if isinstance(value, dict) else None
         if value is not None and (not isinstance(value, dict | list | str) or len(orjson.dumps(value)) <= MAX_FACTS_BYTES):
             kept[name] = value
     return kept
+
+
+def gateway_facts(message: Mapping[str, Any]) -> dict[str, Any]:
+    """What a gateway beyond ours tells about its route, wherever in the message it stands."""
+    told = next((found for path in GATEWAY_PLACES if isinstance(found := place(message, path), dict)), None)
+    kept = {"gateway": told} if told and len(orjson.dumps(told)) <= MAX_FACTS_BYTES else {}
+    return kept | facts(message, GATEWAY_FACTS)
 
 
 def request_facts(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -406,6 +406,8 @@ class _Found:
         hinted = any(hint in data for hint in dialects.USAGE_HINTS)
         if hinted:
             self._read_usage(message, data)
+        if any(hint in data for hint in dialects.FACT_HINTS):
+            self.facts.update(dialects.gateway_facts(inner))
         if hinted or self.events <= 1 or message.get("type") in dialects.TERMINAL_TYPES:
             self.facts.update(dialects.response_facts(inner))
 

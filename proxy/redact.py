@@ -20,8 +20,8 @@ REQUEST_HEADERS = frozenset(
     """accept accept-encoding accept-language baggage content-encoding content-length content-type expect
     idempotency-key openai-beta openai-organization openai-project originator session-id session_id thread-id
     conversation_id http-referer referer traceparent tracestate transfer-encoding user-agent x-client-request-id
-    x-request-id x-title x-parent-session-id x-session-affinity x-should-retry anthropic-version anthropic-beta
-    x-ms-client-request-id""".split()
+    x-request-id x-title x-session-id x-parent-session-id x-session-affinity x-should-retry anthropic-version
+    anthropic-beta x-ms-client-request-id""".split()
 )
 REQUEST_PREFIXES = (
     "x-ledger-",
@@ -43,13 +43,16 @@ REQUEST_PREFIXES = (
     "x-codex-",
     "x-openai-subagent",
 )
+# By convention an agent tool names its session in x-<vendor>-session-id; that it groups requests is why it is kept.
+_SESSION_NAME = re.compile(r"x-[a-z0-9]+(?:-[a-z0-9]+)*-session-id")
 RESPONSE_HEADERS = frozenset(
     """age apim-request-id cache-control cf-ray content-encoding content-length content-type date helicone-cache
     helicone-id helicone-status helicone-fallback-index openai-model openai-organization openai-processing-ms
     openai-project openai-version request-id retry-after retry-after-ms server server-timing transfer-encoding via
     x-cache-status x-client-request-id x-generation-id x-model-router-selected-model x-ms-client-request-id
     x-ms-deployment-name x-ms-region x-ms-request-id x-ms-retry-after-ms x-ms-served-model x-new-api-version
-    x-oneapi-request-id x-request-id x-served-by x-should-retry x-upstream-request-id x-amzn-requestid""".split()
+    x-oneapi-request-id x-request-id x-served-by x-should-retry x-upstream-request-id x-amzn-requestid
+    azureml-model-session x-ledger-request-id""".split()
 )
 RESPONSE_PREFIXES = (
     "anthropic-ratelimit-",
@@ -69,7 +72,7 @@ RESPONSE_PREFIXES = (
     "anthropic-organization-",
 )
 # Names that hide among the prefixes above but carry credentials or budgets of a person's key.
-_SECRET_NAME = re.compile(r"(?i)api[-_]?key|auth|token(?!s)|secret|password|cookie|signature|virtual-key|^x-litellm-key-")
+_SECRET_NAME = re.compile(r"(?i)api[-_]?key|auth|token(?!s|-count)|secret|password|cookie|signature|virtual-key|^x-litellm-key-")
 
 _CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 # A browser cannot set headers on a WebSocket, so vendors take the key as one of the subprotocols that it offers.
@@ -98,7 +101,7 @@ def _kept(headers: Headers, names: frozenset[str], prefixes: tuple[str, ...]) ->
     kept: dict[str, str] = {}
     for name, value in headers:
         lower = name.lower()
-        if _allowed(lower, names, prefixes):
+        if _allowed(lower, names, prefixes) or (names is REQUEST_HEADERS and _SESSION_NAME.fullmatch(lower)):
             text = _storable(value[:MAX_HEADER_VALUE])
             kept[lower] = f"{kept[lower]}, {text}" if lower in kept else text
     return JsonText(orjson.dumps(kept).decode())

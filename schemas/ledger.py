@@ -92,7 +92,7 @@ LEDGER = _table(
     ("api_key_id", TEXT, "the key's stable id; the credential's fingerprint where the key is not registered"),
     ("api_key_label", TEXT, "the key's label; `unregistered` where the registry does not know it"),
     ("run_id", TEXT, "the agent run it belongs to, null if none was named"),
-    ("tags", TEXT, "JSON object of the x-ledger-tag-NAME headers, sorted by name, null if there were none"),
+    ("tags", TEXT, "JSON object of the x-ledger-tag-NAME headers and the vendors' own tags, sorted by name, null if there were none"),
     ("endpoint", TEXT, "the endpoint, or the path where the endpoint is not understood"),
     ("public_model", TEXT, "the model name people see (models.toml), else the id the client sent"),
     ("api_model", TEXT, "the model id the client sent"),
@@ -541,12 +541,43 @@ DISPOSITIONS = _table(
     ("raw_request_id", TEXT, "the request as recorded"),
     _REQUEST_ID,
     _PERIOD,
-    ("disposition", TEXT, "charged | free | suspense"),
-    ("reason", TEXT, "why it is free or in suspense, null where charged"),
+    ("disposition", TEXT, "charged | free | suspense | duplicate (the other door recorded the same call, and that record counts)"),
+    ("reason", TEXT, "why it is free, in suspense or a duplicate, null where charged"),
     ("raw_rows", COUNT, "raw rows that carried it; 0 where its record was lost and its attempts were found"),
-    ("duplicates", COUNT, "of these, copies of the first"),
+    ("duplicates", COUNT, "of these, copies of the first; all of them where it is a duplicate itself"),
+    ("duplicate_of", TEXT, "the recorded request that counts in its place, null where it counts itself"),
     ("writer", TEXT, "the journal that recorded the first"),
     ("seq", COUNT, "its place there"),
+)
+
+EVIDENCE = _table(
+    "evidence",
+    "One row per thing that a gateway beyond ours told about its route, kept beside our own facts and never in their place.",
+    "request_id attempt_ordinal gateway fact source",
+    _REQUEST_ID,
+    _ATTEMPT_ORDINAL,
+    ("gateway", TEXT, "whose way of saying it this is; a relay may have copied it through"),
+    (
+        "fact",
+        TEXT,
+        "upstream_model | asked_model | provider | retries | fallbacks | fallback_index | request_id | vendor_cost | cache_status ...",
+    ),
+    ("value", TEXT, "as it was written"),
+    ("source", TEXT, "header NAME, body PATH, or the usage object's place and PATH"),
+)
+
+MODEL_SUBSTITUTION = _table(
+    "model_substitution",
+    "One row per attempt and source that says which model served it: asked, sent and served, and how the last two compare.",
+    "request_id attempt_ordinal source",
+    _REQUEST_ID,
+    ("asked", TEXT, "the model id the client sent"),
+    ("sent", TEXT, "the model id sent upstream"),
+    ("served", TEXT, "the model id that the source says served it"),
+    ("verdict", TEXT, "same | snapshot (the sent name and a date) | alias (the sent name promises no particular model) | different"),
+    ("source", TEXT, "body model, or the header or member that said so"),
+    _ATTEMPT_ORDINAL,
+    ("channel", TEXT, "the channel tried"),
 )
 
 BUILD_INPUTS = _table(
@@ -581,6 +612,8 @@ TABLES: tuple[Table, ...] = (
     ATTRIBUTION,
     ATTEMPT_POLICY,
     DISPOSITIONS,
+    EVIDENCE,
+    MODEL_SUBSTITUTION,
     BUILD_INPUTS,
 )
 BY_NAME: dict[str, Table] = {table.name: table for table in TABLES}

@@ -239,7 +239,7 @@ def test_every_id_leads_to_the_request(home: Home) -> None:
         home,
         [
             *failed("a", NOON, 0, headers={"x-client-request-id": "mine-1", "idempotency-key": "idem-1"}),
-            *served("b", NOON + SECOND, 1),
+            *served("b", NOON + SECOND, 1, headers={"idempotency-key": "idem-1"}),
         ],
     )
     entry = one(home, "SELECT wallet_entry_id FROM ledger")["wallet_entry_id"]

@@ -1,8 +1,8 @@
 -- One row is one recorded request and the logical request it belongs to: the first of its chain of SDK retries. Chains are
--- followed by doubling, so up to 32 retries of one call are found.
+-- followed by doubling, so up to 32 retries of one call are found. A twin has no row: the request it is a duplicate of has.
 -- check: request_id is not null and position >= 1
 -- check: select request_id from members where request_id in (select raw_id from links)
--- check: select count(*) from members having count(*) is distinct from (select count(*) from received)
+-- check: select count(*) from members having count(*) is distinct from (select count(*) from received) - (select count(*) from twins)
 with one as (
     select raw_id, earlier_id from links
 ),
@@ -24,6 +24,7 @@ roots as (
 named as (
     select r.raw_id, r.received_at, coalesce(t.request_id, r.raw_id) as request_id
     from received r left join roots t on r.raw_id = t.raw_id
+    where r.raw_id not in (select twin_id from twins)
 ),
 members as (
     select

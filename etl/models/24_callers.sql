@@ -12,8 +12,7 @@ with applied as (
 tag_texts as (
     select
         request_id, fact,
-        '"' || replace(replace(substr(fact, 5), '\', '\\'), '"', '\"') || '":"'
-            || replace(replace(replace(value, '\', '\\'), '"', '\"'), chr(9), '\t') || '"' as member
+        cast(to_json(substr(fact, 5)) as varchar) || ':' || cast(to_json(value) as varchar) as member
     from attribution where fact like 'tag:%' and standing = 'applied'
 ),
 tagged as (

@@ -13,9 +13,13 @@ every as (
     union all
     select raw_id as id, 'linked' as kind, request_id from members where raw_id <> request_id
     union all
+    select t.twin_id as id, 'linked' as kind, m.request_id from twins t join members m on t.kept_id = m.raw_id
+    union all
     select id, kind, request_id from chosen where id <> ''
     union all
     select id, kind, request_id from answered where id <> ''
+    union all
+    select value as id, 'upstream_request_id' as kind, request_id from evidence where fact in ('request_id', 'gateway_request_id', 'provider_request_id')
     union all
     select response_id as id, 'response_id' as kind, request_id from steps where response_id <> ''
     union all

@@ -1,7 +1,7 @@
 -- One row is one request as a door recorded it and where it ended: charged, free for a reason, or in suspense for a reason. Its
--- further copies are duplicates of it. What a logical request's retries cost stands with each of them.
--- check: disposition in ('charged', 'free', 'suspense') and (reason is null) = (disposition = 'charged')
--- check: select count(*) as raw_rows from raw_request having count(*) is distinct from (select coalesce(sum(case when raw_rows > 0 then 1 else 0 end) + sum(duplicates), 0) from dispositions)
+-- further copies are duplicates of it, and so is the record that the other door made of the same call. What a logical request's retries cost stands with each of them.
+-- check: disposition in ('charged', 'free', 'suspense', 'duplicate') and (disposition = 'duplicate') = (duplicate_of is not null) and (reason is null) = (disposition = 'charged')
+-- check: select count(*) as raw_rows from raw_request having count(*) is distinct from (select coalesce(sum(case when raw_rows > 0 and disposition <> 'duplicate' then 1 else 0 end) + sum(duplicates), 0) from dispositions)
 with ended as (
     select
         raw_id,
@@ -22,8 +22,18 @@ select
     end as reason,
     cast(r.copies as bigint) as raw_rows,
     cast(greatest(r.copies - 1, 0) as bigint) as duplicates,
+    cast(null as varchar) as duplicate_of,
     r.writer, r.seq
 from received r
 join members m on r.raw_id = m.raw_id
 join ledger_facts l on m.request_id = l.request_id
 left join ended e on r.raw_id = e.raw_id
+union all
+select
+    t.twin_id, m.request_id, l.period, 'duplicate' as disposition,
+    'the same call as ' || t.kept_id || ', which passed both doors' as reason,
+    cast(r.copies as bigint) as raw_rows, cast(r.copies as bigint) as duplicates, t.kept_id as duplicate_of, r.writer, r.seq
+from twins t
+join received r on t.twin_id = r.raw_id
+join members m on t.kept_id = m.raw_id
+join ledger_facts l on m.request_id = l.request_id

@@ -82,7 +82,7 @@ never_tried as (
 copies as (
     select
         'duplicate' as kind, d.period, d.raw_request_id as subject,
-        'seen more than once; the first is ' || d.writer || ' ' || d.seq as detail, d.duplicates as rows, false as blocks_close
+        case when d.duplicate_of is null then 'seen more than once; the first is ' || d.writer || ' ' || d.seq else d.reason end as detail, d.duplicates as rows, false as blocks_close
     from dispositions d where d.duplicates > 0
 ),
 unregistered as (
@@ -130,6 +130,14 @@ open_items as (
     left join attempts t on u.request_id = t.request_id and u.attempt_ordinal = t.ordinal
     left join acknowledged a on t.raw_request_id || '/' || t.raw_ordinal = a.subject
 ),
+substituted as (
+    select
+        'model_substituted' as kind, l.period, coalesce(v.channel, '(lost)') || ' ' || v.sent || ' -> ' || v.served as subject,
+        v.sent || ' was asked of the channel, and ' || v.source || ' says that ' || v.served || ' served' as detail,
+        cast(count(*) as bigint) as rows, false as blocks_close
+    from model_substitution v join ledger_facts l on v.request_id = l.request_id
+    where v.verdict = 'different' group by l.period, v.channel, v.sent, v.served, v.source
+),
 unpriced_models as (
     select
         'unpriced' as kind, period, coalesce(channel, '(none)') || ' ' || coalesce(upstream_model, '(no model)') || coalesce(' ' || meter, '') as subject,
@@ -149,7 +157,7 @@ found as (
     union all select * from faulty_entries
     union all select * from open_holds
     union all select * from assumed_tiers
-union all select * from quarantined_usage
+    union all select * from quarantined_usage
     union all select * from lost_records
     union all select * from lost_opens
     union all select * from never_tried
@@ -159,6 +167,7 @@ union all select * from quarantined_usage
     union all select * from unmarked_ends
     union all select * from estimates
     union all select * from not_recounted
+    union all select * from substituted
     union all select * from unpriced_models
     union all select * from balance_differences
 )
