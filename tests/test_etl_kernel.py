@@ -127,9 +127,9 @@ FORBIDDEN = (
 def test_models_keep_to_the_portable_and_repeatable() -> None:
     """No clock, no chance, no floating point, and nothing of what stack.md says another engine reads differently."""
     for found in read_models():
-        text = " ".join((found.select, *found.laws)).lower()
-        assert [word for word in FORBIDDEN if word in text] == [], found.name
-        code = "\n".join(line.split("--")[0] for line in text.splitlines())
+        lines = "\n".join((found.select, *found.laws)).lower().splitlines()
+        code = "\n".join(line.split("--")[0] for line in lines)
+        assert [word for word in FORBIDDEN if word in code] == [], found.name
         assert " / " not in code.replace("// ", ""), f"{found.name} divides"
 
 

@@ -19,22 +19,22 @@ bands as (
     select low, coalesce(lead(low) over (order by low), 9223372036854775807) as high from thresholds
 ),
 timed as (
-    select count(*) > 0 as has_hours from book_rate where hours is not null or weekdays is not null
+    -- models whose price knows the hour; for all others the minute would only make more questions
+    select distinct model from book_rate where hours is not null or weekdays is not null
 ),
 placed as (
     select
         b.request_id, b.raw_id, b.raw_ordinal, b.ordinal, b.rule, b.channel, b.sent_model, b.service_tier,
         s.starts_at as at_or_after,
         n.low as input_band,
-        case when t.has_hours then
+        case when b.sent_model in (select model from timed) or '*' in (select model from timed) then
             (date_diff('minute', timestamp '1970-01-05 00:00:00', b.received_at) + coalesce(z.offset_minutes, 0)) % 10080
         end as week_minute
     from billing b
-    cross join timed t
     join stretches s on b.received_at >= s.starts_at and b.received_at < s.ends_at
     join bands n on coalesce(b.input_tokens, 0) >= n.low and coalesce(b.input_tokens, 0) < n.high
     left join book_offset z
-        on t.has_hours and b.timezone = z.timezone and b.received_at >= z.starts_at and b.received_at < z.ends_at
+        on b.timezone = z.timezone and b.received_at >= z.starts_at and b.received_at < z.ends_at
     where b.rule in ('usage', 'input')
 ),
 metered as (
