@@ -135,3 +135,35 @@ def test_the_key_that_all_cases_used_is_nowhere_below_the_home(travelled: Travel
     files = [path for path in travelled.home.root.rglob("*") if path.is_file()]
     assert len(files) > 5
     assert [path for path in files if b"sk-golden-0123456789abcdef" in path.read_bytes()] == []
+
+
+QUARANTINED = {
+    "chat-groq-compound": "several models answered",
+    "count-bent-float": "no whole number",
+    "count-fraction": "no whole number",
+    "count-inner-too-large": "reported inside it",
+    "count-negative": "no whole number",
+    "count-null-output": "no output is reported",
+    "count-total-mismatch": "its parts add up to 15",
+    "messages-fallback": "another model served",
+}
+
+
+def test_usage_that_cannot_be_right_is_quarantined_with_its_reason(travelled: Travelled) -> None:
+    """Each has a row in data_quality that keeps its month open, and no other case has one."""
+    found = travelled.rows(
+        "select r.client_request_id as name, q.detail, q.blocks_close from data_quality q "
+        "join attempts a on q.subject = a.raw_request_id || '/' || a.raw_ordinal join ledger r on a.request_id = r.request_id "
+        "where q.kind = 'quarantined_usage'"
+    )
+    assert {row["name"] for row in found} == {f"golden-{name}-{door}" for name in QUARANTINED for door in ("gateway", "forward")}
+    for row in found:
+        name = row["name"].removeprefix("golden-").rpartition("-")[0]
+        assert QUARANTINED[name] in row["detail"]
+        assert row["blocks_close"]
+
+
+def test_a_tier_that_the_answer_did_not_name_is_flagged_as_assumed(travelled: Travelled) -> None:
+    """One row in data_quality says for how many calls."""
+    rows = travelled.rows("select subject, rows, blocks_close from data_quality where kind = 'assumed'")
+    assert rows == [{"subject": "official flex", "rows": 2, "blocks_close": False}]

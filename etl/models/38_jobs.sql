@@ -11,7 +11,7 @@ with seen as (
         coalesce(json_extract_string(s.facts, '$.background'), '') = 'true' as is_background,
         coalesce(v.is_reported, false) or v.fault is not null as has_usage
     from steps s join usage_verdicts v on s.raw_id = v.raw_id and s.raw_ordinal = v.raw_ordinal
-    where s.job is not null and s.outcome = 'ok'
+    where s.job is not null and (s.outcome = 'ok' or s.job <> 'asked' and s.http_status between 200 and 299)
 ),
 stated as (
     select *, state in ('queued', 'in_progress', 'validating', 'finalizing', 'cancelling', 'requires_action') as is_open from seen

@@ -4,7 +4,7 @@
 -- A channel's rounding rule adds a line: what its vendor's bill for the try has more (or less) than the other lines together. The
 -- bill is their sum to the nearest multiple of the unit, half of one upwards, and the minimum at least; a sum of zero stays zero.
 -- Flat charges are the contract's own figure and are not rounded.
--- check: amount is not distinct from cast(quantity as decimal(18,0)) * unit_price
+-- check: amount is not distinct from cast(quantity as decimal(20,0)) * unit_price
 -- check: select raw_id, raw_ordinal, meter from priced_lines group by raw_id, raw_ordinal, meter having count(*) > 1
 with asked as (
     select
@@ -35,8 +35,8 @@ lines as (
 amounts as (
     select
         *,
-        cast(cast(quantity as decimal(18,0)) * unit_price as decimal(38,12)) as amount,
-        cast(cast(quantity as decimal(18,0)) * list_unit_price as decimal(38,12)) as list_amount
+        cast(cast(quantity as decimal(20,0)) * unit_price as decimal(38,12)) as amount,
+        cast(cast(quantity as decimal(20,0)) * list_unit_price as decimal(38,12)) as list_amount
     from lines
 ),
 sums as (

@@ -1,5 +1,5 @@
 -- One row is one attempt and meter that has a price: quantity x unit_price = amount.
--- check: amount = cast(quantity as decimal(18,0)) * unit_price
+-- check: amount = cast(quantity as decimal(20,0)) * unit_price
 -- check: select request_id, attempt_ordinal, meter from charges group by all having count(*) > 1
 select
     request_id, ordinal as attempt_ordinal, meter, quantity, unit_price, amount, rate_id, rate_effective_from,
