@@ -26,7 +26,7 @@ from schemas.ledger import TABLES, Table
 # Tables that are made again over all months once the closed ones are back; their rows span months.
 ACROSS = ("usage_daily", "runs")
 # Tables that no month owns: balances go on from the opening ones, positions come from the manifest.
-UNOWNED = ("wallet_balances", "build_inputs", *ACROSS)
+UNOWNED = ("wallet_balances", "build_inputs", "key_permissions", *ACROSS)
 # Which rows a month owns, where neither a column `period` nor a column `request_id` says so.
 OWNED = {
     "wallet_statement": "entry_id IN (SELECT entry_id FROM journal WHERE period = $period)",
@@ -43,8 +43,8 @@ class UnownedTableError(LedgerError):
         super().__init__(f"no rule says which month owns a row of {name}", "add it to OWNED or UNOWNED in etl/closed.py")
 
 
-class ZoneChangedError(UsageError):
-    """The book's time zone is not the one its closed months were bounded by."""
+class SettingChangedError(UsageError):
+    """The book's time zone or currency is not the one that its closed months were bounded and booked by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +78,16 @@ class Closed:
 
 
 def read_closed(home: Home, book: Book) -> Closed:
-    """Every closed month, its sealed tables hashed before they are read. Raises SealBroken or ZoneChangedError."""
+    """Every closed month, its sealed tables hashed before they are read. Raises SealBroken or SettingChangedError."""
     closed = Closed(home, read_seals(home))
     for seal in closed.seals:
-        if seal.timezone != book.settings.timezone:
-            raise ZoneChangedError(
-                f"book.toml says timezone {book.settings.timezone}, and {seal.period} was closed in {seal.timezone}",
-                f'write timezone = "{seal.timezone}" again, or reopen every closed month first',
-            )
+        for name in ("timezone", "currency"):
+            now, then = getattr(book.settings, name), getattr(seal, name)
+            if now != then:
+                raise SettingChangedError(
+                    f"book.toml says {name} {now}, and {seal.period} was closed with {then}",
+                    f'write {name} = "{then}" again, or reopen every closed month first',
+                )
         check_outputs(home, seal, f"{TABLES_FOLDER}/")
     return closed
 

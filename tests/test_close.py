@@ -16,8 +16,9 @@ import pytest
 
 from etl.build import build
 from etl.close import Closing, Refusal, close, refusals, reopen
-from etl.closed import bounds
+from etl.closed import SettingChangedError, bounds
 from etl.published import open_ledger
+from etl.receipt import find
 from etl.seals import SealBroken, read_seals
 from schemas.home import Home
 from schemas.instants import parse_instant, write_instant
@@ -341,6 +342,29 @@ def test_a_refund_of_a_closed_request_is_booked_now(home: Home) -> None:
         {"period": "2026-11", "refunds": Decimal("0.00015")},
     ]
     assert one(home, "SELECT subject FROM data_quality WHERE kind = 'faulty_entry'") == {"subject": "f3"}
+
+
+def test_a_receipt_of_a_second_ago_knows_what_is_closed(home: Home) -> None:
+    """Before the next build, a late call is shown where it will be booked, after the closed balance; a closed receipt stays as it is."""
+    archive = recorded(home, *call("r1"), topup("t1", "10"))
+    close(home, MORNING)
+    archive.seal(call("late", NOON + DAY), writer="w2")
+    late = find(home, "late")
+    assert (late.published, late.facts["period"]) == (False, "2026-11")
+    assert [posting.balance_after for posting in late.postings] == [10 - 2 * CHARGE]
+    build(home)
+    published = find(home, "late")
+    assert published.facts == late.facts
+    assert (published.proof, find(home, "r1").proof is not None) == (None, True)
+
+
+def test_a_closed_month_keeps_its_zone_and_currency(home: Home) -> None:
+    """Another zone would bound it elsewhere: the book is refused, with the line that cures it."""
+    recorded(home, *call("r1"))
+    close(home, MORNING)
+    write_book(home, book='currency = "USD"\ntimezone = "Europe/Berlin"\n')
+    with pytest.raises(SettingChangedError, match='write timezone = "UTC" again'):
+        build(home)
 
 
 # ---- reopening ----

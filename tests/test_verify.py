@@ -49,6 +49,13 @@ def test_a_whole_home_is_verified(closed: Home) -> None:
     assert (one_month.requests, one_month.entries, one_month.months) == (2, 6, 1)
 
 
+def test_nothing_recorded_is_nothing_wrong(home: Home) -> None:
+    """An empty home has nothing to be wrong."""
+    write_book(home)
+    found = verify(home)
+    assert (found.files, found.requests, found.months) == (0, 0, 0)
+
+
 def every_file(home: Home) -> list[Path]:
     left_out = {"build.lock", "seal.lock", "lock", "writer"}
     return sorted(

@@ -6,13 +6,32 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+import click
+import orjson
 import pytest
+from click.testing import CliRunner
 
 from etl.lots import Lot, draw
-from proxy.commands.wallet import ADJUST, EXPIRE, REFUND, SNAPSHOT, TOPUP, Entry, WalletEntryError, check_second, event_of
+from proxy.commands.wallet import (
+    ADJUST,
+    EXPIRE,
+    REFUND,
+    SNAPSHOT,
+    TOPUP,
+    Entry,
+    WalletEntryError,
+    adjust,
+    check_second,
+    event_of,
+    expire,
+    refund,
+    snapshot,
+)
 from schemas.book import load_book
+from schemas.frames import Frame
 from schemas.home import Home
 from schemas.records import Event, Instant
+from schemas.spool import unsealed
 from tests.rawdata import DAY, HOUR, NOON, SECOND, attempt, built, call, event, one, request, rows, topup, write_book
 
 CHARGE = Decimal("0.00045")  # call(): 1000 in at 0.15 and 500 out at 0.60 a million = 0.00015 + 0.00030
@@ -210,3 +229,29 @@ def test_a_large_adjustment_needs_a_second_person(home: Home) -> None:
         with pytest.raises(WalletEntryError):
             check_second(book, written(amount="-500.01", second=second))
     assert '"second":"Bob"' in event_of(ADJUST, written(amount="501", second=" Bob"), "USD", Instant(NOON + SECOND)).facts
+
+
+def test_every_kind_is_recorded_as_it_was_said(home: Home) -> None:
+    """Each command appends its event; a snapshot has the instant at which the vendor showed it; a wrong option records nothing."""
+    write_book(home, book='currency = "USD"\ntimezone = "UTC"\nsecond_person_above = "500"\n')
+    where = ["--wallet", "research", "--bucket", "official_credit", "--by", "ann"]
+    why = ["--reference", "inv-1", "--reason", "October"]
+    good: list[tuple[click.Command, list[str]]] = [
+        (refund, ["--amount", "0.1", "--request", "r1", *why]),
+        (expire, ["--amount", "2", *why]),
+        (snapshot, ["--amount", "-3.5", "--at", "2026-10-10T12:00:00Z"]),
+        (adjust, ["--amount", "501", "--second", "bob", *why]),
+    ]
+    for command, words in good:
+        done = CliRunner().invoke(command, [*where, *words], obj=home)
+        assert done.exit_code == 0, done.output
+    for command, words in ((refund, ["--amount", "1"]), (adjust, ["--amount", "501", *why]), (snapshot, ["--amount", "1", "--at", "noon"])):
+        assert CliRunner().invoke(command, [*where, *words], obj=home).exit_code != 0
+    events = [found.fields for _, found, _ in unsealed(home, {}) if isinstance(found, Frame)]
+    assert [(event["event"], orjson.loads(event["facts"])["amount"], event["request_id"]) for event in events] == [
+        ("wallet_refund", "0.100000000000", "r1"),
+        ("wallet_expire", "2.000000000000", None),
+        ("wallet_snapshot", "-3.500000000000", None),
+        ("wallet_adjust", "501.000000000000", None),
+    ]
+    assert events[2]["at"] == NOON
