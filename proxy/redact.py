@@ -72,7 +72,7 @@ RESPONSE_PREFIXES = (
     "anthropic-organization-",
 )
 # Names that hide among the prefixes above but carry credentials or budgets of a person's key.
-_SECRET_NAME = re.compile(r"(?i)api[-_]?key|auth|token(?!s|-count)|secret|password|cookie|signature|virtual-key|^x-litellm-key-")
+_SECRET_NAME = re.compile(r"(?i)api[-_]?key|auth|(?<!first-)token(?!s|-count)|secret|password|cookie|signature|virtual-key|^x-litellm-key-")
 
 _CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 # A browser cannot set headers on a WebSocket, so vendors take the key as one of the subprotocols that it offers.

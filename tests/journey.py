@@ -14,6 +14,7 @@ A case is `case.toml` with the bytes beside it:
     [record]    columns of the raw response row, as they must be
     [ledger]    columns of the ledger row, as they must be; amounts as text
     [meters]    meter -> quantity: all of the request's charged lines
+    [evidence.GATEWAY]  fact -> value: all that the reply tells about the route of a gateway beyond ours
     worked      the charge worked out by hand, for the reader
 """
 
@@ -51,6 +52,7 @@ class Case:
     record: dict[str, Any] = field(default_factory=dict)
     ledger: dict[str, Any] = field(default_factory=dict)
     meters: dict[str, int] | None = None
+    evidence: dict[str, dict[str, str]] | None = None
 
     @property
     def model(self) -> str | None:
@@ -110,6 +112,7 @@ def _case(path: Path) -> Case:
         record=facts.get("record", {}),
         ledger=facts.get("ledger", {}),
         meters=facts.get("meters"),
+        evidence=facts.get("evidence"),
     )
 
 

@@ -356,6 +356,7 @@ APART: dict[str, dict[str, Any]] = {
     "empty ids": {"inner_id": "", "outer_id": ""},
     "other usage": {"inner_usage": usage(1000, 501)},
     "one after the other": {"shift": 3 * SECOND},
+    "one right after the other": {"shift": 2 * SECOND},
     "begun before": {"shift": -SECOND},
     "ended after": {"shift": 3 * SECOND // 2 + SECOND},
 }

@@ -20,6 +20,7 @@ from tests.sidecar import Way, recorded, seal_all, sidecar, write_book
 from tests.upstream import Upstream
 
 CASES = cases()
+TOLD = [pytest.param(case, door, id=f"{case.name}-{door}") for case in CASES if case.evidence is not None for door in case.doors]
 TRIPS = [pytest.param(case, door, id=f"{case.name}-{door}") for case in CASES for door in case.doors]
 
 
@@ -100,6 +101,17 @@ def test_the_ledger_row_and_the_charge_are_those_worked_by_hand(travelled: Trave
         assert all(line["amount"] == line["quantity"] * line["unit_price"] for line in lines)
 
 
+@pytest.mark.parametrize(("case", "door"), TOLD)
+def test_what_another_gateway_tells_is_kept_as_evidence(travelled: Travelled, case: Case, door: str) -> None:
+    """Each fact that the case names, and no other; the same through both doors."""
+    told = travelled.rows(
+        "select gateway || '.' || fact as fact, value from evidence e join ledger l on e.request_id = l.request_id where client_request_id = ?",
+        case.id(door),
+    )
+    wanted = {(f"{gateway}.{fact}", value) for gateway, facts in (case.evidence or {}).items() for fact, value in facts.items()}
+    assert {(row["fact"], row["value"]) for row in told} == wanted
+
+
 def _written(value: object) -> object:
     """Amounts compare by value whatever zeros they are written with; `null` stands for an unknown."""
     if isinstance(value, Decimal):
@@ -167,3 +179,23 @@ def test_a_tier_that_the_answer_did_not_name_is_flagged_as_assumed(travelled: Tr
     """One row in data_quality says for how many calls."""
     rows = travelled.rows("select subject, rows, blocks_close from data_quality where kind = 'assumed'")
     assert rows == [{"subject": "official flex", "rows": 2, "blocks_close": False}]
+
+
+def test_only_the_model_that_is_another_one_is_a_finding(travelled: Travelled) -> None:
+    """Of all that the gateways' replies name, the substituted model is reported through both doors, and so is a router's own choice."""
+    found = travelled.rows("select subject, rows from data_quality where kind = 'model_substituted' and subject like '%gpt-4o-mini ->%'")
+    assert sorted((row["subject"].split(" -> ")[1], row["rows"]) for row in found) == [
+        ("gpt-4o-nano-2025-01-01", 2),
+        ("gpt-5-nano-2025-08-07", 2),
+    ]
+
+
+def test_what_gateways_say_beside_their_route_is_not_recorded(travelled: Travelled) -> None:
+    """No prompt that a gateway sends back, no budget of a key, no credential of another tool."""
+    kept = "\n".join(f"{response['headers']} {response['facts']}" for response in travelled.responses.values())
+    assert [word for word in ("secret", "key-spend", "max-budget", "Bearer", "set-cookie") if word in kept] == []
+
+
+def test_journeys_one_after_the_other_are_never_taken_for_one(travelled: Travelled) -> None:
+    """Each case's two journeys end in two requests; nothing passed both doors."""
+    assert travelled.rows("select raw_request_id from dispositions where disposition = 'duplicate'") == []

@@ -16,7 +16,7 @@ joined as (
         coalesce(o.ordinal, c.ordinal) as raw_ordinal,
         o.request_id is not null as is_opened,
         c.request_id is not null as is_closed,
-        o.channel, o.role, o.reason, o.url, o.sent_model,
+        o.channel, o.role, o.reason, o.url, o.sent_model, c.headers_at,
         coalesce(o.opened_at, c.headers_at, c.closed_at) as opened_at,
         c.http_status, c.headers, c.content_type, c.ending, c.error, c.error_object,
         coalesce(c.error_event, false) as error_event,

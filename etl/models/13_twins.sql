@@ -3,14 +3,16 @@
 -- Two rules, and each needs more than an equal id, because vendors repeat ids and ids can be forged:
 -- named: the answer that the forward door relayed names the gateway's request (x-ledger-request-id), whose body and credential
 -- are the same and which began while the forward door was waiting.
--- nested: one door's try went to the host at which the other was asked, lies within it in time, and ended with the same
--- non-empty vendor id (in the body, else in the headers), status and usage; and no third request carries that id.
+-- nested: one door's try went to the host at which the other was asked; the other began while that try still waited for the
+-- answer's head, and ended within it, with the same non-empty vendor id (in the body, else in the headers), status and usage;
+-- and no third request carries that id.
 -- check: twin_id is not null and kept_id is not null and rule in ('named', 'nested')
 -- check: select twin_id from twins group by twin_id having count(*) > 1
 -- check: select twin_id from twins where twin_id in (select kept_id from twins)
 with answers as (
     select
-        o.raw_id, r.door, r.received_at, r.credential, r.match_sha256, o.billing, o.opened_at, o.closed_at, o.http_status, o.usage,
+        o.raw_id, r.door, r.received_at, r.credential, r.match_sha256, o.billing, o.opened_at, o.closed_at, o.http_status,
+        coalesce(o.headers_at, o.closed_at) as answered_at, o.usage,
         regexp_replace(lower(r.host), ':(80|443)$', '') as asked_host,
         regexp_replace(lower(regexp_extract(o.url, '^[a-z]+://([^/]+)', 1)), ':(80|443)$', '') as sent_host,
         json_extract_string(o.headers, '$."x-ledger-request-id"') as names_id,
@@ -44,6 +46,7 @@ nested as (
     from waiting o
     join waiting i on o.vendor_id = i.vendor_id and o.door <> i.door and o.sent_host = i.asked_host
     where o.opened_at <= i.received_at
+        and i.received_at <= o.answered_at and i.answered_at <= o.answered_at
         and i.closed_at <= o.closed_at + interval 1 second
         and o.http_status is not distinct from i.http_status
         and o.usage is not distinct from i.usage

@@ -23,12 +23,19 @@ charges_in_headers as (
     select s.raw_id, s.raw_ordinal, v.priority, v.unit, json_extract_string(s.headers, '$."' || v.json_path || '"') as written
     from steps s join table_vendor_charges v on v.place = 'header'
     where s.headers is not null
+        -- headers leave before a stream has cost anything: a zero there is not known
+        and not (s.streamed and try_cast(json_extract_string(s.headers, '$."' || v.json_path || '"') as decimal(25,12)) = 0)
+),
+charges_in_facts as (
+    select s.raw_id, s.raw_ordinal, v.priority, v.unit, json_extract_string(s.facts, v.json_path) as written
+    from steps s join table_vendor_charges v on v.place = 'facts'
+    where s.facts is not null
 ),
 vendor_charges as (
     select
         raw_id, raw_ordinal,
         cast(try_cast(written as decimal(25,12)) * cast(unit as decimal(12,10)) as decimal(38,12)) as vendor_charge
-    from (select * from charges_in_usage union all select * from charges_in_headers)
+    from (select * from charges_in_usage union all select * from charges_in_headers union all select * from charges_in_facts)
     where try_cast(written as decimal(25,12)) is not null
     qualify row_number() over (partition by raw_id, raw_ordinal order by priority) = 1
 ),
