@@ -28,6 +28,7 @@ from etl.kernel import Model, Progress, Report, Step
 from etl.lookup import lookup_tables
 from etl.lots import make_lots
 from etl.recount import recount
+from etl.reread import reread
 from etl.seals import read_seals, sha256_of
 from etl.sources import ROW_KINDS, Sources, read_sources, register, register_book, table
 from schemas.book import Book, load_book
@@ -109,7 +110,8 @@ def _run(
     for name, rows in lookup_tables().items():
         table(connection, name, rows)
     register_book(connection, book, until)
-    steps: list[Model | Step] = [*_models(), Step("33", "recount", partial(recount, sources=sources)), *more]
+    reading = (Step("09", "reread", partial(reread, sources=sources)), Step("33", "recount", partial(recount, sources=sources)))
+    steps: list[Model | Step] = [*_models(), *reading, *more]
     kernel.run(connection, steps, progress)
 
 

@@ -11,6 +11,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import zstandard
 
 from etl.encodings import encoding
 from etl.sources import Finding, Sources, add_findings, date_of, is_whole, quarantine, table
+from etl.unbrotli import BrotliError, Unbrotli
 from schemas.errors import LedgerError
 
 MAX_DECODED_BYTES = 64 << 20
@@ -72,7 +74,7 @@ def decoded(content: bytes, content_encoding: str | None, limit: int = MAX_DECOD
             raise Uncountable(f"the body is coded as {coding}, which is not decoded here")
         try:
             content = _DECODERS[coding](content, limit)
-        except (zlib.error, zstandard.ZstdError) as error:
+        except (zlib.error, zstandard.ZstdError, BrotliError) as error:
             raise Uncountable(f"the body cannot be decoded as {coding}: {error}") from None
         if len(content) >= limit:
             raise Uncountable(f"the decoded body exceeds {limit} bytes")
@@ -99,11 +101,26 @@ def _unzstd(content: bytes, limit: int) -> bytes:
     return b"".join(pieces)
 
 
+@cache
+def _unbrotli(limit: int) -> Unbrotli:
+    return Unbrotli(limit)
+
+
+def _unbr(content: bytes, limit: int) -> bytes:
+    return _unbrotli(limit).decode(content)
+
+
+def close_decoders() -> None:
+    """End the process that decodes brotli, if there is one."""
+    _unbrotli(MAX_DECODED_BYTES).close()
+
+
 _DECODERS: dict[str, Callable[[bytes, int], bytes]] = {
     "gzip": _gunzip,
     "x-gzip": _gunzip,
     "deflate": _inflate,
     "zstd": _unzstd,
+    "br": _unbr,
 }
 
 
@@ -254,7 +271,10 @@ def count(wanted: Wanted, bodies: Bodies) -> dict[str, int]:
 def recount(connection: duckdb.DuckDBPyConnection, sources: Sources) -> int:
     """Make `recount` and `recount_note` from `usage_verdicts`: units by meter of each try that wants them, or why there are none."""
     wanted = _wanted(connection)
-    found = _bodies(connection, sources, wanted)
+    try:
+        found = bodies_of(connection, sources, wanted)
+    finally:
+        close_decoders()
     counted: list[dict[str, Any]] = []
     noted: list[dict[str, Any]] = []
     for item in wanted:
@@ -281,7 +301,8 @@ def _wanted(connection: duckdb.DuckDBPyConnection) -> list[Wanted]:
     return [Wanted(raw_id, ordinal, endpoint, coder, frozenset(dates)) for raw_id, ordinal, endpoint, coder, *dates in rows]
 
 
-def _bodies(connection: duckdb.DuckDBPyConnection, sources: Sources, wanted: list[Wanted]) -> dict[str, Bodies]:
+def bodies_of(connection: duckdb.DuckDBPyConnection, sources: Sources, wanted: list[Wanted]) -> dict[str, Bodies]:
+    """What was kept of these requests, decoded; a file that is not what was sealed is a finding."""
     if not wanted:
         return {}
     needed = pa.array({item.raw_id for item in wanted}, pa.string())

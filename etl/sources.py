@@ -211,7 +211,7 @@ def add_findings(connection: duckdb.DuckDBPyConnection, findings: Sequence[Findi
     if findings:
         rows = [{name: getattr(finding, name) for name in _FINDING.names} for finding in dict.fromkeys(findings)]
         connection.register("found", pa.Table.from_pylist(rows, _FINDING))
-        connection.execute("INSERT INTO source_finding SELECT * FROM found")
+        connection.execute("INSERT INTO source_finding SELECT * FROM found EXCEPT SELECT * FROM source_finding")
         connection.unregister("found")
 
 

@@ -1,4 +1,8 @@
-"""What a key may do: the gateway's answer to a request that the book does not allow, decided before anything is sent."""
+"""What a key may do: the gateway's answer to a request that the book does not allow, decided before anything is sent.
+
+What a key has spent is what the last build knew: requests since then are not in it, so a key can pass its limit by what
+it spends between two builds.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from dataclasses import dataclass
 from proxy.routing import Target
 from schemas.book import Book, Key
 from schemas.records import Instant
+from schemas.spend import Spend, month_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +27,11 @@ class Permissions:
     """The key registry, looked up by fingerprint."""
 
     def __init__(self, book: Book) -> None:
+        self.spend: Spend = {}
+        self.renew(book)
+
+    def renew(self, book: Book) -> None:
+        """Take the registry of this book from now on."""
         self._book = book
         self._fingerprints = {key.fingerprint for key in book.keys}
         self._enforced = {key.fingerprint for key in book.keys if key.enforce}
@@ -37,7 +47,13 @@ class Permissions:
         key = self._book.key(fingerprint, at)
         if key is None:
             return Refusal(401, "invalid_api_key", "this API key has been revoked")
-        return _allowed(key, model, ways, at) if key.enforce else ways
+        if not key.enforce:
+            return ways
+        spent = self.spend.get((key.id, month_of(at, self._book.settings.timezone)))
+        if key.monthly_limit is not None and spent is not None and spent >= key.monthly_limit:
+            # not 429: an SDK would try again, and the month lasts longer than its patience
+            return Refusal(402, "insufficient_quota", f"the key {key.label!r} has spent its limit of this month")
+        return _allowed(key, model, ways, at)
 
 
 def _allowed(key: Key, model: str | None, ways: tuple[Target, ...], at: Instant) -> tuple[Target, ...] | Refusal:

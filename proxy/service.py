@@ -22,6 +22,7 @@ from proxy.exchange import Recording
 from proxy.forward import ForwardDoor, ForwardSettings
 from proxy.gateway import GatewayDoor
 from proxy.journal import PROXY_SLOT, Journal
+from proxy.renewal import Renewal
 from proxy.routing import Plans
 from schemas.book import load_book
 from schemas.fingerprint import home_key
@@ -68,9 +69,13 @@ async def _serve(settings: Settings, say: Callable[[str], None]) -> int:
         ensure_ca(home)
         bundle = upstream_roots(home, os.environ, settings.upstream_ca)
         doors: dict[str, Door] = {}
+        renewal: Renewal | None = None
         if settings.gateway_port is not None:
             tls = ssl.create_default_context(cafile=str(bundle))
-            doors["gateway"] = GatewayDoor(settings.host, settings.gateway_port, desk, Plans(book), tls)
+            gateway = GatewayDoor(settings.host, settings.gateway_port, desk, Plans(book), tls)
+            renewal = Renewal(home, gateway.permissions, desk)
+            await renewal.check()
+            doors["gateway"] = gateway
         if settings.forward_port is not None:
             forward = ForwardSettings(settings.host, settings.forward_port, settings.forward_modes, home.ca, bundle)
             doors["forward"] = ForwardDoor(forward, book, desk)
@@ -88,7 +93,7 @@ async def _serve(settings: Settings, say: Callable[[str], None]) -> int:
             stopped = _on_signal()
             admin.ready = True
             say(" ".join(["ready", *(f"{name}={address}" for name, address in addresses.items())]))
-            await _until(stopped, desk)
+            await _until(stopped, desk, renewal)
             admin.ready = False
             await _drain(desk, list(doors.values()))
         for attempt in list(desk.live):
@@ -110,11 +115,13 @@ def _on_signal() -> asyncio.Event:
     return stopped
 
 
-async def _until(stopped: asyncio.Event, desk: Desk) -> None:
+async def _until(stopped: asyncio.Event, desk: Desk, renewal: Renewal | None) -> None:
     while not stopped.is_set():
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stopped.wait(), CLOCK_CHECK_S)
         desk.check_clock()
+        if renewal is not None:
+            await renewal.check()
 
 
 async def _drain(desk: Desk, doors: list[Door]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -60,6 +61,9 @@ TABLES: dict[str, tuple[str, tuple[Column, ...]]] = {
             ("wallet", TEXT, False, "which wallet pays"),
             ("trusted", FLAG, False, "its x-ledger-* headers win over the registry"),
             ("enforce", FLAG, False, "the gateway refuses what is not allowed"),
+            ("models", TEXT, True, "the only model ids it may ask for, as a JSON list; null: any"),
+            ("routes", TEXT, True, "the only routes it may take, as a JSON list; null: any"),
+            ("expires", INSTANT, True, "it is refused from here on, null: never"),
             ("monthly_limit", AMOUNT, True, "the most it may spend in a month"),
             ("valid_from", INSTANT, True, "inclusive, null: since ever"),
             ("valid_to", INSTANT, True, "exclusive, null: for ever"),
@@ -128,7 +132,7 @@ def book_tables(
             for model in models
             for n, way in enumerate(model.channel)
         ),
-        "book_key": (key.model_dump(exclude={"models", "routes", "expires"}) for key in keys),
+        "book_key": map(_key, keys),
         "book_rate": map(_rate, rates),
         "book_policy": (policy.model_dump() for policy in policies),
     }
@@ -145,6 +149,11 @@ def _channel(channel: Channel) -> dict[str, Any]:
         "rounding_minimum": rounding.minimum if rounding else None,
         "is_default": channel.default,
     }
+
+
+def _key(key: Key) -> dict[str, Any]:
+    lists = {name: None if value is None else json.dumps(value) for name, value in (("models", key.models), ("routes", key.routes))}
+    return {**key.model_dump(), **lists}
 
 
 def _rate(rate: Rate) -> dict[str, Any]:

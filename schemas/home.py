@@ -43,6 +43,11 @@ class Home:
         return self.ledger / "ledger.duckdb"
 
     @property
+    def spend_file(self) -> Path:
+        """What each key has spent by month, as the last build knew it; the gateway reads it for monthly limits."""
+        return self.ledger / "spend.json"
+
+    @property
     def secrets(self) -> Path:
         """Mode 0700: the fingerprint key and the interception CA. Never part of a build, an export or a seal."""
         return self.root / "secrets"

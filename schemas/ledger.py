@@ -402,6 +402,23 @@ MODEL_PRICES = _table(
     ("line", COUNT, "its line in rates.csv"),
 )
 
+KEY_PERMISSIONS = _table(
+    "key_permissions",
+    "One row per key and stretch of time: what it was allowed, as keys.toml said when the ledger was built.",
+    "id line",
+    ("id", TEXT, "the key's stable id"),
+    ("label", TEXT, "the name people saw"),
+    ("valid_from", INSTANT, "in force from here on, null: since ever"),
+    ("valid_to", INSTANT, "until before here, null: without end"),
+    ("models", TEXT, "the only model ids it might ask for, as a JSON list; null: any"),
+    ("routes", TEXT, "the only routes it might take, as a JSON list; null: any"),
+    ("monthly_limit", AMOUNT, "the most it might spend in a month, null: no limit"),
+    ("enforce", FLAG, "the gateway refused what was not allowed; else it was flagged"),
+    ("expires", INSTANT, "refused from here on, null: never"),
+    ("trusted", FLAG, "its x-ledger-* headers won over the registry"),
+    ("line", COUNT, "the row's place by id and beginning"),
+)
+
 AUDIT_TRAIL = _table(
     "audit_trail",
     "One row per recorded event: admin entries, changes of the book, closings undone, losses and their acknowledgement, starts and stops "
@@ -603,6 +620,7 @@ TABLES: tuple[Table, ...] = (
     USAGE_DAILY,
     KEY_USAGE,
     MODEL_PRICES,
+    KEY_PERMISSIONS,
     AUDIT_TRAIL,
     RECONCILIATION,
     RUNS,

@@ -1,4 +1,5 @@
 -- One row is one try upstream: what was journaled before its first byte left, and how it ended if that was recorded.
+-- A reply in brotli, which the proxy does not decode, tells what was read of it afterwards.
 -- Ordinal 0 is no try; it has a row only where it is all there is of a request: the proxy refused it before any try.
 -- check: raw_id is not null and raw_ordinal is not null and opened_at is not null
 -- check: select raw_id, raw_ordinal from tries group by raw_id, raw_ordinal having count(*) > 1
@@ -18,16 +19,23 @@ joined as (
         c.request_id is not null as is_closed,
         o.channel, o.role, o.reason, o.url, o.sent_model, c.headers_at,
         coalesce(o.opened_at, c.headers_at, c.closed_at) as opened_at,
-        c.http_status, c.headers, c.content_type, c.ending, c.error, c.error_object,
-        coalesce(c.error_event, false) as error_event,
+        c.http_status, c.headers, c.content_type, c.ending, c.error,
+        coalesce(c.error_object, n.error_object) as error_object,
+        coalesce(c.error_event, false) or coalesce(n.error_object is not null and c.http_status < 400, false) as error_event,
         c.first_token_at, c.closed_at, c.client_gone_at,
         coalesce(c.streamed, false) as streamed,
         c.terminal,
-        coalesce(c.output_seen, false) as output_seen,
-        array_to_string(c.finish_reasons, ' ') as finish_reasons,
+        coalesce(n.output_seen, c.output_seen, false) as output_seen,
+        coalesce(n.finish_reasons, array_to_string(c.finish_reasons, ' ')) as finish_reasons,
         array_to_string(c.notes, ' ') as notes,
-        c.response_id, c.served_model, c.service_tier, c.usage, c.facts
-    from opened o full join closed c on o.request_id = c.request_id and o.ordinal = c.ordinal
+        coalesce(c.response_id, n.response_id) as response_id,
+        coalesce(c.served_model, n.served_model) as served_model,
+        coalesce(c.service_tier, n.service_tier) as service_tier,
+        case when n.raw_id is null then c.usage else n.usage end as usage,
+        c.facts
+    from opened o
+    full join closed c on o.request_id = c.request_id and o.ordinal = c.ordinal
+    left join reread n on c.request_id = n.raw_id and c.ordinal = n.raw_ordinal
 ),
 tries as (
     select
