@@ -31,6 +31,8 @@ from etl.recount import recount
 from etl.reread import reread
 from etl.seals import read_seals, sha256_of
 from etl.sources import ROW_KINDS, Sources, read_sources, register, register_book, table
+from etl.spending import spending
+from schemas import spend
 from schemas.book import Book, load_book
 from schemas.errors import LedgerError
 from schemas.home import Home
@@ -96,6 +98,7 @@ def build_locked(
         _run(connection, sources, book, progress, closed.until, together)
         kernel.publish(connection, home.ledger_file)
         (home.ledger / DIGEST_FILE).write_text(digest_line(home.ledger_file))
+        spend.write(home.spend_file, spending(connection))
         return _result(connection, home.ledger_file, book, sources, time.perf_counter() - began)
 
 

@@ -33,8 +33,9 @@ from etl.seals import (
     sha256_of,
 )
 from etl.sources import date_of, is_whole
+from etl.spending import spending
 from etl.table import jsonable
-from schemas import manifest
+from schemas import manifest, spend
 from schemas.book import digest_of, read_files
 from schemas.errors import LedgerError
 from schemas.frames import Damage, decode
@@ -268,6 +269,9 @@ def _check_ledger(home: Home, seals: tuple[MonthSeal, ...], period: str | None) 
     if not noted.exists() or noted.read_bytes() != digest_line(path).encode():
         raise WrongError(f"ledger/{path.name}", "is not the file that was published (SHA-256 differs)", REBUILD)
     with open_ledger(home) as connection:
+        spent = home.spend_file
+        if not spent.exists() or spent.read_bytes() != spend.content(spending(connection)):
+            raise WrongError(f"ledger/{spent.name}", "is not what the published ledger says that keys have spent", REBUILD)
         return _check_published(home, connection, seals, period)
 
 

@@ -25,22 +25,27 @@ def month_of(at: int, timezone: str) -> str:
     return to_datetime(at).astimezone(ZoneInfo(timezone)).strftime("%Y-%m")
 
 
+def content(spend: Spend) -> bytes:
+    """What the file holds: one way to write one spending."""
+    rows = [{"key": key, "period": period, "charged": plain(charged)} for (key, period), charged in sorted(spend.items())]
+    return orjson.dumps({"spent": rows}) + b"\n"
+
+
 def write(path: Path, spend: Spend) -> None:
     """Replace the file whole: a reader sees the old one or the new one."""
-    rows = [{"key": key, "period": period, "charged": plain(charged)} for (key, period), charged in sorted(spend.items())]
     draft = path.with_name(f".{path.name}.new")
-    draft.write_bytes(orjson.dumps({"spent": rows}) + b"\n")
+    draft.write_bytes(content(spend))
     draft.replace(path)
 
 
 def read(path: Path) -> Spend:
     """The file's content; nothing where there is none yet. Raises SpendError."""
     try:
-        content = path.read_bytes()
+        written = path.read_bytes()
     except FileNotFoundError:
         return {}
     try:
-        rows = orjson.loads(content)["spent"]
+        rows = orjson.loads(written)["spent"]
         return {(row["key"], row["period"]): parse_decimal(row["charged"]) for row in rows}
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, MoneyError) as error:
         raise SpendError(f"{path} cannot be read ({error})", "tokenledger ledger writes it again") from None
