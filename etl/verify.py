@@ -30,7 +30,6 @@ from etl.seals import (
     load,
     public_key_of,
     read_seals,
-    sha256_of,
 )
 from etl.sources import date_of, is_whole
 from etl.spending import spending

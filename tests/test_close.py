@@ -16,12 +16,13 @@ import pytest
 
 from etl.build import build
 from etl.close import Closing, Refusal, close, refusals, reopen
-from etl.closed import SettingChangedError, bounds
+from etl.closed import UNOWNED, SettingChangedError, bounds, owned_by_month
 from etl.published import open_ledger
 from etl.receipt import find
 from etl.seals import SealBroken, read_seals
 from schemas.home import Home
 from schemas.instants import parse_instant, write_instant
+from schemas.ledger import TABLES
 from schemas.records import Record
 from tests.rawdata import (
     DAY,
@@ -254,6 +255,11 @@ def test_closing_again_changes_nothing(home: Home) -> None:
     (home.ledger / "2026-10" / "ledger.csv").write_text("other")
     with pytest.raises(SealBroken, match=r"ledger/2026-10/ledger\.csv"):
         close(home, DECEMBER)
+
+
+def test_every_published_table_says_which_month_owns_its_rows() -> None:
+    """A new table is sealed with its month, or named among those that no month owns; no close may find out first."""
+    assert {table.name for table in TABLES if owned_by_month(table) is None} <= set(UNOWNED)
 
 
 def test_the_published_ledger_of_a_closed_month_is_what_was_built(home: Home) -> None:
