@@ -12,6 +12,7 @@ import pytest
 from schemas.home import Home
 from tests.certs import Authority, Leaf, make_authority
 from tests.clients import Door
+from tests.journey import cases
 from tests.sidecar import Priced, Sidecar, Way, sidecar, write_book
 from tests.upstream import Upstream
 
@@ -46,6 +47,12 @@ class Place:
     def door(self, name: str) -> Door:
         """The door of this name."""
         return self.gateway if name == "gateway" else self.forward
+
+
+def pytest_report_header() -> str:
+    """How many golden cases there are, for whoever runs the tests."""
+    found = cases()
+    return f"golden: {len(found)} cases, {sum(len(case.doors) for case in found)} journeys"
 
 
 @pytest.fixture(scope="session")
