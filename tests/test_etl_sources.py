@@ -256,7 +256,7 @@ def test_a_rebuild_changes_nothing(home: Home) -> None:
     before = contents(home)
     build(home)
     assert contents(home) == before
-    assert sorted(path.name for path in home.ledger.iterdir()) == ["build.lock", "ledger.duckdb", "ledger.duckdb.sha256"]
+    assert sorted(path.name for path in home.ledger.iterdir()) == ["build.lock", "ledger.duckdb", "ledger.duckdb.sha256", "spend.json"]
 
 
 def test_every_table_and_column_has_its_comment(home: Home) -> None:
