@@ -24,7 +24,7 @@ joined as (
         coalesce(c.error_event, false) or coalesce(n.error_object is not null and c.http_status < 400, false) as error_event,
         c.first_token_at, c.closed_at, c.client_gone_at,
         coalesce(c.streamed, false) as streamed,
-        c.terminal,
+        c.terminal, c.body_state,
         coalesce(n.output_seen, c.output_seen, false) as output_seen,
         coalesce(n.finish_reasons, array_to_string(c.finish_reasons, ' ')) as finish_reasons,
         array_to_string(c.notes, ' ') as notes,

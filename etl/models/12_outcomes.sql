@@ -2,6 +2,7 @@
 -- even where the client closed its socket right after it, as the official Python SDK does after [DONE]: the doors record
 -- that a client left only while something was still owed to it. A reply that was read to its end for its usage after the
 -- client had left is therefore a client's leaving, with a reported usage.
+-- A whole reply that could not be read is not called empty: what it held, and so its charge, is unknown.
 -- check: outcome in ('ok', 'error_before_output', 'error_mid_stream', 'client_gone', 'timeout', 'rate_limited', 'refused_no_output', 'refused_with_output', 'empty_reply', 'rejected_by_proxy', 'unknown')
 -- check: select count(*) from outcomes having count(*) is distinct from (select count(*) from tries)
 with facts as (
@@ -30,7 +31,7 @@ outcomes as (
             when is_success and client_gone_at is not null                   then 'client_gone'
             when is_success and is_whole and is_refusal and output_seen      then 'refused_with_output'
             when is_success and is_whole and is_refusal                      then 'refused_no_output'
-            when is_success and is_whole and expects_output and not output_seen then 'empty_reply'
+            when is_success and is_whole and expects_output and not output_seen and body_state in ('read', 'none') then 'empty_reply'
             when is_success and is_whole                                     then 'ok'
             when ending = 'client_gone'                                      then 'client_gone'
             when ending = 'timeout'                                          then 'timeout'
