@@ -19,23 +19,6 @@ DAY = "DATE"
 AMOUNT = AMOUNT_SQL
 UNIT_PRICE = UNIT_PRICE_SQL
 
-ROUTES = ("official", "routed", "pool")
-STATUSES = ("ok", "failed", "client_gone", "rejected", "unknown")
-USAGE_SOURCES = ("reported", "partial", "recounted", "none")
-OUTCOMES = (
-    "ok",
-    "error_before_output",
-    "error_mid_stream",
-    "client_gone",
-    "timeout",
-    "rate_limited",
-    "refused_no_output",
-    "refused_with_output",
-    "empty_reply",
-    "rejected_by_proxy",
-    "unknown",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Column:
