@@ -271,7 +271,7 @@ def _problem(source: TomlFile, place: Path, error: Any, model: type[Entry]) -> P
     """One pydantic error as a Problem; `place` is where the table stands that was validated."""
     loc: Path = tuple(part for part in error["loc"])
     names = [part for part in loc if isinstance(part, str) and part.isidentifier()]
-    field = ".".join(names) or ".".join(str(part) for part in place if isinstance(part, str))
+    field = ".".join(names) or ".".join(part for part in (*place, *loc) if isinstance(part, str)) or "(no name)"
     line = source.line((*place, *loc))
     kind = error["type"]
     owner, name = _owner(model, loc)

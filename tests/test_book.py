@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from schemas.book import Book, BookError, Problem, book_of, load_book, read_files
@@ -543,6 +543,7 @@ def test_a_unit_price_is_exact_or_refused(whole: int, fraction: str, power: int,
     cut=st.integers(0, 40),
     junk=st.one_of(st.binary(max_size=20), st.text("[]{}=\"'\n,#.*-:0Zé\x00", max_size=12).map(str.encode)),
 )
+@example(name="book.toml", at=0.0, cut=0, junk=b"0")  # a member whose name is no word
 def test_any_bytes_load_or_are_refused(name: str, at: float, cut: int, junk: bytes) -> None:
     """Whatever stands in a file, the loader gives a book or a BookError whose every problem has a place and a cure."""
     files = {file: text.encode() for file, text in SMALL.items()}
