@@ -150,19 +150,22 @@ def sidecar(home: Home, *arguments: str, environment: Mapping[str, str] | None =
 
 
 def recorded(home: Home, kind: str) -> list[dict[str, Any]]:
-    """Every record of a kind in the order of its journal, sealed or still in the spool; instants are microseconds."""
+    """Every record of a kind in the order of its journal, sealed or still in the spool; instants are microseconds.
+
+    The spool is read before raw: what the sealer moves meanwhile is then seen twice, never missed.
+    """
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
+    for writer, found, _ in unsealed(home, manifest.sealed_up_to(manifest.read(home.manifest))):
+        if isinstance(found, Frame) and found.kind == kind:
+            rows[writer, found.seq] = found.fields
     seals = manifest.read(home.manifest)
-    rows: list[tuple[str, int, dict[str, Any]]] = []
     for file in (file for line in seals for file in line.files if file.kind == kind):
         table = pq.ParquetFile(home.raw / file.path).read()
         instants = [name for name in table.column_names if pa.types.is_timestamp(table.schema.field(name).type)]
         for name in instants:
             table = table.set_column(table.column_names.index(name), name, table.column(name).cast(pa.int64()))
-        rows += [(row.pop("writer"), row.pop("seq"), row) for row in table.to_pylist()]
-    for writer, found, _ in unsealed(home, manifest.sealed_up_to(seals)):
-        if isinstance(found, Frame) and found.kind == kind:
-            rows.append((writer, found.seq, found.fields))
-    return [row for _, _, row in sorted(rows, key=lambda one: one[:2])]
+        rows |= {(row.pop("writer"), row.pop("seq")): row for row in table.to_pylist()}
+    return [rows[place] for place in sorted(rows)]
 
 
 def seal_all(home: Home) -> None:

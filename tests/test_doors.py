@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
-from schemas import manifest
 from schemas.home import Home
 from tests import clients
 from tests.certs import make_authority
@@ -63,22 +61,15 @@ class Road:
         return story
 
     def _story(self, name: str) -> Story:
-        # The spool before raw: what the sealer moves meanwhile is then seen twice, never missed.
-        rows = {kind: recorded(self.proxy.home, kind) + _sealed(self.proxy.home, kind) for kind in ("request", "attempt", "response")}
+        rows = {kind: recorded(self.proxy.home, kind) for kind in ("request", "attempt", "response")}
         ids = {row["request_id"] for row in rows["request"] if json.loads(str(row["headers"])).get("x-client-request-id") == name}
         return Story(*[_once([row for row in rows[kind] if row["request_id"] in ids]) for kind in rows])
 
 
 def _once(rows: list[Row]) -> list[Row]:
-    """The rows by request and ordinal, in order of request id (which begins with its time), each once."""
+    """The rows in order of request id (which begins with its time) and ordinal."""
     found = {(str(row["request_id"]), int(str(row.get("ordinal", 0)))): row for row in rows}
     return [found[place] for place in sorted(found)]
-
-
-def _sealed(home: Home, kind: str) -> list[Row]:
-    """The sealed rows of a kind, from the files that the manifest names."""
-    files = [file for seal in manifest.read(home.manifest) for file in seal.files if file.kind == kind]
-    return [row for file in files for row in pq.read_table(home.raw / file.path).to_pylist()]
 
 
 @pytest.fixture(scope="module")
