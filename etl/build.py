@@ -25,7 +25,7 @@ from etl import kernel
 from etl.audit import chain_audit_trail
 from etl.closed import Closed, append_closed, charged_before, read_closed, register_closed
 from etl.kernel import Model, Progress, Report, Step
-from etl.lookup import lookup_tables
+from etl.lookup import check_endpoints, lookup_tables
 from etl.lots import make_lots
 from etl.recount import recount
 from etl.reread import reread
@@ -110,6 +110,7 @@ def digest_line(path: Path) -> str:
 def _run(
     connection: duckdb.DuckDBPyConnection, sources: Sources, book: Book, progress: Report, until: int | None, more: Sequence[Step] = ()
 ) -> None:
+    check_endpoints(book.rates)
     for name, rows in lookup_tables().items():
         table(connection, name, rows)
     register_book(connection, book, until)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from schemas.bookfile import BookError, Problem, closest, shown
 from schemas.errors import UsageError
 from schemas.meters import BY_NAME, METERS
+from schemas.rates import Rate
 
 FOLDER = Path(__file__).parent / "tables"
 
@@ -71,6 +73,13 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
     "model_names": {"kind": TEXT, "pattern": TEXT, "replacement": TEXT, "note": TEXT},
     "signals": {"gateway": TEXT, "place": TEXT, "name": TEXT, "pick": TEXT, "fact": TEXT, "note": TEXT},
     "tiers": {"name": TEXT, "tier": TEXT, "is_told": FLAG, "note": TEXT},
+    # where the region is told that processed a try: the lowest priority first
+    "regions": {
+        "priority": NUMBER,
+        "place": TEXT,  # usage | facts | header | host (name is a pattern with one group) | asked
+        "name": TEXT,
+        "note": TEXT,
+    },
     "request_ids": {"priority": NUMBER, "side": TEXT, "header": TEXT, "kind": TEXT},
     "vendor_charges": {"priority": NUMBER, "place": TEXT, "path": TEXT, "json_path": TEXT, "unit": TEXT, "note": TEXT},
     "encodings": {"priority": NUMBER, "pattern": TEXT, "encoding": TEXT, "approximate": FLAG, "note": TEXT},
@@ -104,6 +113,20 @@ def lookup_tables(folder: Path = FOLDER) -> dict[str, pa.Table]:
     if unread:
         raise AuditTableError(f"usage_places.csv: no dialect {', '.join(sorted(unread))}", "describe it in dialects.csv")
     return tables | {"meter": _meters(), "meter_chain": _chains()}
+
+
+def check_endpoints(rates: Iterable[Rate]) -> None:
+    """Raise BookError for a rate row whose endpoint no call can have: it is neither in endpoints.csv nor a path."""
+    known = set(_read(FOLDER / "endpoints.csv", COLUMNS["endpoints"])["endpoint"].to_pylist())
+    problems = [
+        Problem(
+            "book/rates.csv", rate.line, "endpoint", shown("endpoint", rate.endpoint), "no such endpoint", closest(rate.endpoint, known)
+        )
+        for rate in rates
+        if rate.endpoint is not None and not rate.endpoint.startswith("/") and rate.endpoint not in known
+    ]
+    if problems:
+        raise BookError(problems)
 
 
 def _read(path: Path, columns: dict[str, pa.DataType]) -> pa.Table:

@@ -230,7 +230,7 @@ Row = TypeVar("Row", bound=Part)
 # Where the rows of each part stand, and in which order; its fields are the columns.
 FROM: dict[type[Any], str] = {
     Attempt: "attempts WHERE request_id = ? ORDER BY ordinal",
-    Line: "charges WHERE request_id = ? ORDER BY attempt_ordinal, meter",
+    Line: "charges WHERE request_id = ? ORDER BY attempt_ordinal, meter, rate_id, list_rate_id",
     Rate: "model_prices WHERE rate_id IN (SELECT unnest([rate_id, list_rate_id]) FROM charges WHERE request_id = ?) ORDER BY book, line",
     Policy: "attempt_policy WHERE request_id = ? ORDER BY attempt_ordinal, raw_request_id",
     Unpriced: "unpriced WHERE request_id = ? ORDER BY attempt_ordinal, meter, reason",

@@ -191,8 +191,11 @@ class CsvRow:
     cells: dict[str, str]
 
 
-def read_csv(file: str, content: bytes, columns: Sequence[str]) -> tuple[list[CsvRow], list[Problem]]:
-    """The rows under a header that has exactly these columns, in any order; what is wrong comes back as problems."""
+def read_csv(file: str, content: bytes, columns: Sequence[str], optional: Sequence[str] = ()) -> tuple[list[CsvRow], list[Problem]]:
+    """The rows under a header that has exactly these columns, in any order; what is wrong comes back as problems.
+
+    A column of `optional` may be left out of the header: its cells then read as empty.
+    """
     header_cure = f"make the first line: {','.join(columns)}"
     reader = csv.reader(io.StringIO(decode(file, content), newline=""), strict=True)
     rows: list[CsvRow] = []
@@ -213,7 +216,7 @@ def read_csv(file: str, content: bytes, columns: Sequence[str]) -> tuple[list[Cs
             continue
         if header is None:
             header = cells
-            problems.extend(_header_problems(file, line, header, columns, header_cure))
+            problems.extend(_header_problems(file, line, header, columns, optional, header_cure))
             if problems:
                 return [], problems
         elif len(cells) != len(header):
@@ -222,17 +225,18 @@ def read_csv(file: str, content: bytes, columns: Sequence[str]) -> tuple[list[Cs
                 Problem(file, line, "row", shown("row", ",".join(cells)), what, "put quotes round a cell with a comma, or add the commas")
             )
         else:
-            rows.append(CsvRow(line, dict(zip(header, cells, strict=True))))
+            rows.append(CsvRow(line, dict.fromkeys(optional, "") | dict(zip(header, cells, strict=True))))
     if header is None and not problems:
         problems.append(Problem(file, 1, "header", None, "the file has no header", header_cure))
     return rows, problems
 
 
-def _header_problems(file: str, line: int, header: list[str], columns: Sequence[str], cure: str) -> list[Problem]:
+def _header_problems(file: str, line: int, header: list[str], columns: Sequence[str], optional: Sequence[str], cure: str) -> list[Problem]:
     problems = [Problem(file, line, name, None, "the header has no such column", cure) for name in columns if name not in header]
     for n, name in enumerate(header):
-        if name not in columns:
-            problems.append(Problem(file, line, "header", shown("header", name), "not a column of this file", closest(name, columns)))
+        if name not in columns and name not in optional:
+            known = (*columns, *optional)
+            problems.append(Problem(file, line, "header", shown("header", name), "not a column of this file", closest(name, known)))
         elif name in header[:n]:
             problems.append(Problem(file, line, "header", name, "the column stands there twice", cure))
     return problems

@@ -156,13 +156,14 @@ ATTEMPTS = _table(
     ("disposition_reason", TEXT, "why it is free or in suspense, null where charged"),
     ("rule", TEXT, "what was billed: usage | input | flat | nothing | free | unpriced | unknown"),
     ("first_token_at", INSTANT, "first output of this try"),
-    ("service_tier", TEXT, "the service tier in the reply"),
+    ("service_tier", TEXT, "the service tier it was charged at, null for the ordinary one"),
+    ("region", TEXT, "the region that processed it, as it was priced; null where none in particular is known"),
 )
 
 CHARGES = _table(
     "charges",
-    "One row per attempt and meter that has a price: quantity x unit_price = amount, exactly.",
-    "request_id attempt_ordinal meter",
+    "One row per attempt, meter and price: quantity x unit_price = amount, exactly.",
+    "request_id attempt_ordinal meter rate_id list_rate_id",
     _REQUEST_ID,
     _ATTEMPT_ORDINAL,
     ("meter", TEXT, "what was counted; meters partition the total, each unit is in one of them"),
@@ -380,6 +381,9 @@ MODEL_PRICES = _table(
     ("min_input_tokens", COUNT, "only from this many input tokens on, null for any"),
     ("hours", TEXT, "only in these hours of the vendor's day, null for any"),
     ("weekdays", TEXT, "only on these days of the vendor's week, null for any"),
+    ("region", TEXT, "only where this region processed it, null for any"),
+    ("endpoint", TEXT, "only for this endpoint, null for any"),
+    ("marginal", FLAG, "only for the tokens of a prompt from min_input_tokens on; else that is a cliff for the whole"),
     ("source", TEXT, "where the price was read"),
     ("note", TEXT, "what else a person wrote beside it"),
     ("line", COUNT, "its line in rates.csv"),

@@ -2,12 +2,17 @@
 
 A row applies to a use of its meter when every condition it names holds at the instant the request began:
 channel, model (the upstream id), service tier, a whole prompt of at least `min_input_tokens` tokens (for a vendor's
-"above N" write N + 1), and local weekday and time of day in the channel's time zone. An empty condition holds always.
+"above N" write N + 1), local weekday and time of day in the channel's time zone, the region that processed it, and the
+endpoint. An empty condition holds always. The columns of OPTIONAL may be left out of the header.
+
+`min_input_tokens` is a cliff: a prompt that reaches it is priced by the row as a whole. With `marginal` the row prices
+only the tokens from that one on; the prompt stands in the order in which a cache would know it: what was read from a
+cache, what was written to one, the rest.
 
 Specificity decides between rows that apply at once, compared in this order:
   1. a row that names its channel beats one for `*`;
   2. then a row that names its model beats one for `*`;
-  3. then the row that names more of service_tier, min_input_tokens, hours and weekdays;
+  3. then the row that names more of service_tier, min_input_tokens, hours, weekdays, region and endpoint;
   4. then the higher min_input_tokens, between rows that are otherwise alike.
 Two rows that are level under 1 to 3, can apply at once and are not settled by 4 are refused, unless further rows that
 name more cover all of what the two share. The four steps make one integer, `specificity`: the largest one wins.
@@ -60,6 +65,8 @@ COLUMNS = (
     "source",
     "note",
 )
+OPTIONAL = ("region", "endpoint", "marginal")
+CONDITIONS = ("service_tier", "min_input_tokens", "hours", "weekdays", "region", "endpoint")
 BOOKS = ("charge", "list")
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 WHOLE_DAY = 24 * 60
@@ -86,13 +93,22 @@ class Rate(DatedRow):
     min_input_tokens: int | None
     hours: str | None  # "22:00-06:00", half-open, local to the channel's zone; may cross midnight
     weekdays: str | None  # "mon,tue": the local day of the instant
+    region: str | None  # where the vendor processed it, in the vendor's word
+    endpoint: str | None  # as the ledger calls it, or a path
+    marginal: bool  # only the tokens of the prompt from min_input_tokens on
     source: str
     note: str
 
     @property
-    def conditions(self) -> tuple[str | None, int | None, str | None, str | None]:
-        """The four condition columns."""
-        return (self.service_tier, self.min_input_tokens, self.hours, self.weekdays)
+    def conditions(self) -> tuple[str | int | None, ...]:
+        """The columns of CONDITIONS."""
+        return tuple(getattr(self, name) for name in CONDITIONS)
+
+    @property
+    def named_conditions(self) -> str:
+        """The conditions that the row names, for people: `service_tier=flex min_input_tokens=1001`."""
+        said = [f"{name}={value}" for name, value in zip(CONDITIONS, self.conditions, strict=True) if value is not None]
+        return " ".join((*said, *(["marginal"] if self.marginal else [])))
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -200,8 +216,19 @@ def _weekdays(text: str) -> str | None:
     return ",".join(day for day in DAYS if day in days)
 
 
-def _tier(text: str) -> str | None:
+def _lower(text: str) -> str | None:
     return text.lower() or None
+
+
+def _endpoint(text: str) -> str | None:
+    """A path is told by its slash and keeps its letters."""
+    return text if text.startswith("/") else _lower(text)
+
+
+def _marginal(text: str) -> bool:
+    if text.lower() not in ("", "true", "false"):
+        raise RefusedError("neither true nor false", "write true where the row prices only the tokens above its limit, else leave it empty")
+    return text.lower() == "true"
 
 
 CELLS: dict[str, Cell] = {
@@ -214,10 +241,13 @@ CELLS: dict[str, Cell] = {
     "effective_from": instant,
     "effective_to": instant_or_none,
     "book": _book,
-    "service_tier": _tier,
+    "service_tier": _lower,
     "min_input_tokens": _threshold,
     "hours": _hours,
     "weekdays": _weekdays,
+    "region": _lower,
+    "endpoint": _endpoint,
+    "marginal": _marginal,
     "source": str,
     "note": str,
 }
@@ -228,7 +258,7 @@ CELLS: dict[str, Cell] = {
 
 def rates_of(file: str, content: bytes, channels: frozenset[str], currency: str, problems: list[Problem]) -> tuple[Rate, ...]:
     """The valid rows in file order, with `effective_to` resolved; everything that is wrong is added to `problems`."""
-    rows, faults = read_csv(file, content, COLUMNS)
+    rows, faults = read_csv(file, content, COLUMNS, OPTIONAL)
     problems.extend(faults)
     rates = [rate for row in rows if (rate := _rate(file, row, channels, currency, problems)) is not None]
     before = len(problems)
@@ -259,7 +289,13 @@ def _rate(file: str, row: CsvRow, channels: frozenset[str], currency: str, probl
         return None
     if not ends_after_it_begins(file, row, values["effective_from"], values["effective_to"], problems) or len(problems) > before:
         return None
-    said = (values[name] for name in COLUMNS if name not in ("price", "per", "source", "note"))
+    if values["marginal"] and (values["min_input_tokens"] is None or BY_NAME[values["meter"]].family != "input"):
+        what, cure = "only tokens of a prompt lie above a limit", "name a meter of the input and min_input_tokens, or leave marginal empty"
+        problems.append(Problem(file, row.line, "marginal", row.cells["marginal"], what, cure))
+        return None
+    said = [values[name] for name in COLUMNS if name not in ("price", "per", "source", "note")]
+    # a row that does not use a later column keeps the id that it had before there was one
+    said += [f"{name}={values[name]}" for name in OPTIONAL if values[name]]
     return Rate(rate_id=row_id("rate", plain(exact), *said), line=row.line, unit_price=exact, **values)
 
 
@@ -274,30 +310,33 @@ def _ties(file: str, rates: Iterable[Rate]) -> Iterable[Problem]:
                         break
                     if _level(one, other) and not _settled(one, other, level):
                         first, second = sorted((one, other), key=lambda rate: rate.line)
-                        what = f"can apply together with line {first.line} ({_conditions(first)}), and neither is more specific"
+                        what = f"can apply together with line {first.line} ({_shown(first)}), and neither is more specific"
                         cure = f"add a row that names both conditions, or make lines {first.line} and {second.line} exclude each other"
-                        yield Problem(file, second.line, "conditions", _conditions(second), what, cure)
+                        yield Problem(file, second.line, "conditions", _shown(second), what, cure)
 
 
-def _conditions(rate: Rate) -> str:
-    names = ("service_tier", "min_input_tokens", "hours", "weekdays")
-    return " ".join(f"{name}={value}" for name, value in zip(names, rate.conditions, strict=True) if value is not None) or "none"
+def _shown(rate: Rate) -> str:
+    return rate.named_conditions or "none"
+
+
+_NAMED = ("service_tier", "region", "endpoint")  # conditions that hold for one name only
 
 
 def _level(one: Rate, other: Rate) -> bool:
     """Whether two rows of one rank, in force at once, can apply to the same use and step 4 does not tell them apart."""
     if one.key == other.key:
         return False
-    tier = None in (one.service_tier, other.service_tier) or one.service_tier == other.service_tier
-    if not (tier and one.minutes & other.minutes and one.weekday_mask & other.weekday_mask):
+    if any(None not in (pair := (getattr(one, name), getattr(other, name))) and pair[0] != pair[1] for name in _NAMED):
         return False
-    alike = (one.service_tier, one.hours, one.weekdays) == (other.service_tier, other.hours, other.weekdays)
+    if not (one.minutes & other.minutes and one.weekday_mask & other.weekday_mask):
+        return False
+    alike = all(getattr(one, name) == getattr(other, name) for name in (*_NAMED, "hours", "weekdays"))
     return not (alike and one.min_input_tokens is not None and other.min_input_tokens is not None)
 
 
 def _settled(one: Rate, other: Rate, level: Iterable[Rate]) -> bool:
     """Whether rows that name more cover all that the two share."""
-    tier = one.service_tier or other.service_tier
+    shared = {name: getattr(one, name) or getattr(other, name) for name in _NAMED}
     threshold = max(one.min_input_tokens or 0, other.min_input_tokens or 0)
     minutes = one.minutes & other.minutes
     days = one.weekday_mask & other.weekday_mask
@@ -305,7 +344,7 @@ def _settled(one: Rate, other: Rate, level: Iterable[Rate]) -> bool:
         rate
         for rate in level
         if rate.rank > one.rank
-        and rate.service_tier in (None, tier)
+        and all(getattr(rate, name) in (None, value) for name, value in shared.items())
         and (rate.min_input_tokens or 0) <= threshold
         and minutes <= rate.minutes
         and days & rate.weekday_mask == days
@@ -329,6 +368,9 @@ class Use:
     service_tier: str | None = None
     input_tokens: int = 0  # the whole prompt, cached tokens included
     zone: str = "UTC"  # the channel's time zone
+    region: str | None = None
+    endpoint: str | None = None
+    position: int = 0  # of a token of the prompt: how many stand before it
 
 
 def applicable(rates: Iterable[Rate], book: str, use: Use) -> list[Rate]:
@@ -343,7 +385,9 @@ def applicable(rates: Iterable[Rate], book: str, use: Use) -> list[Rate]:
         and rate.model in (ANY, use.model)
         and rate.in_force(use.at)
         and (rate.service_tier is None or rate.service_tier == (use.service_tier or "").lower())
-        and use.input_tokens >= (rate.min_input_tokens or 0)
+        and (use.position + 1 if rate.marginal else use.input_tokens) >= (rate.min_input_tokens or 0)
+        and rate.region in (None, (use.region or "").lower())
+        and rate.endpoint in (None, use.endpoint)
         and local.hour * 60 + local.minute in rate.minutes
         and rate.weekday_mask >> local.weekday() & 1
     ]

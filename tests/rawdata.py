@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,26 @@ def write_book(home: Home, **changes: str) -> None:
     for name, text in BOOK.items():
         change = changes.get(name.split(".")[0])
         (home.book / name).write_text(text + change[1:] if change and change.startswith("+") else change or text)
+
+
+def more_rates(*lines: str) -> str:
+    """rates.csv with more rows: `channel model meter price` and then `name=value` for what is not empty, the later columns included."""
+    later = ("region", "endpoint", "marginal")
+    wide = any(f" {name}=" in line for line in lines for name in later)
+    header, *old = BOOK["rates.csv"].splitlines()
+    text = [f"{header},{','.join(later)}", *(f"{row},,," for row in old)] if wide else [header, *old]
+    for line in lines:
+        channel, model, meter, price, *more = line.split(" ")
+        said = dict(part.split("=") for part in more)
+        cells = [
+            *(channel, model, meter, price, said.get("per", "1000000"), said.get("currency", "USD")),
+            *(said.get("from", "2026-01-01T00:00:00Z"), said.get("to", ""), said.get("book", "charge")),
+            *(said.get(name, "") for name in ("tier", "min", "hours", "days")),
+            *("test", ""),
+            *((said.get(name, "") for name in later) if wide else ()),
+        ]
+        text.append(",".join(f'"{cell}"' for cell in cells))
+    return "\n".join(text) + "\n"
 
 
 def json(value: Any) -> JsonText:
@@ -300,3 +321,8 @@ def one(home: Home, query: str) -> dict[str, Any]:
     """The one row that the query gives."""
     (row,) = rows(home, query)
     return row
+
+
+def final_charges(home: Home) -> dict[str, Decimal | None]:
+    """What each request costs, null where that is not known."""
+    return {row["request_id"]: row["final_charge"] for row in rows(home, "SELECT request_id, final_charge FROM ledger")}

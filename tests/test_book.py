@@ -377,6 +377,25 @@ def test_an_open_end_is_the_next_rows_beginning_and_ids_stay(tmp_path: Path) -> 
     assert one.rate_id == book.rates[0].rate_id
 
 
+def test_columns_that_a_header_may_leave_out(tmp_path: Path) -> None:
+    """Region, endpoint and marginal read as empty where the header has none of them, and a row that says nothing there keeps its id."""
+    header, *rows = SMALL["rates.csv"].splitlines()
+    narrow = load_book(write(tmp_path / "narrow")).rates
+    wide_text = "\n".join([f"{header},region,endpoint,marginal", *(f"{row},,," for row in rows)]) + "\n"
+    wide = load_book(write(tmp_path / "wide", rates__csv=wide_text)).rates
+    assert wide == narrow
+    said = wide_text + "vendor,small,input,1,1000000,USD,2026-01-01T00:00:00Z,,,,5,,,s,,US,Responses,True\n"
+    row = load_book(write(tmp_path / "said", rates__csv=said)).rates[-1]
+    assert (row.region, row.endpoint, row.marginal, row.rank[2]) == ("us", "responses", True, 3)
+    for cells, words in (
+        ("output,1,1000000,USD,2026-01-01T00:00:00Z,,,,5,,,s,,,,true", "marginal 'true': only tokens of a prompt lie above a limit"),
+        ("input,1,1000000,USD,2026-01-01T00:00:00Z,,,,,,,s,,,,true", "marginal 'true': only tokens of a prompt lie above a limit"),
+        ("input,1,1000000,USD,2026-01-01T00:00:00Z,,,,5,,,s,,,,maybe", "marginal 'maybe': neither true nor false"),
+    ):
+        (problem,) = problems(write(tmp_path / words[-9:], rates__csv=wide_text + f"vendor,small,{cells}\n"))
+        assert words in problem
+
+
 def test_a_gap_between_dated_rows_is_found(tmp_path: Path) -> None:
     """A written end before the next beginning stands, and is reported as a gap for `rates check`."""
     rows = [

@@ -14,23 +14,25 @@ import pytest
 from schemas.bookfile import BookError
 from schemas.home import Home
 from schemas.instants import parse_instant
-from schemas.records import Record
-from tests.rawdata import BOOK, DAY, HOUR, NOON, SECOND, attempt, built, call, json, one, request, response, rows, usage
-
-
-def _rates(*lines: str) -> str:
-    """Rows for the end of rates.csv: `channel,model,meter,price` and then `name=value` for what is not empty."""
-    text = ["+"]
-    for line in lines:
-        channel, model, meter, price, *more = line.split(" ")
-        said = dict(part.split("=") for part in more)
-        cells = [
-            *(channel, model, meter, price, said.get("per", "1000000"), "USD"),
-            *(said.get("from", "2026-01-01T00:00:00Z"), said.get("to", ""), said.get("book", "charge")),
-            *(said.get(name, "") for name in ("tier", "min", "hours", "days")),
-        ]
-        text.append(",".join(f'"{cell}"' for cell in (*cells, "test", "")) + "\n")
-    return "".join(text)
+from schemas.records import Record, UsageSeen
+from tests.rawdata import (
+    BOOK,
+    DAY,
+    HOUR,
+    NOON,
+    SECOND,
+    attempt,
+    built,
+    call,
+    final_charges,
+    json,
+    more_rates,
+    one,
+    request,
+    response,
+    rows,
+    usage,
+)
 
 
 def _zone(zone: str) -> str:
@@ -48,10 +50,6 @@ def _asked(request_id: str, at: int, model: str, seen: Any, **facts: Any) -> lis
     ]
 
 
-def _charges(home: Home) -> dict[str, Decimal | None]:
-    return {row["request_id"]: row["final_charge"] for row in rows(home, "SELECT request_id, final_charge FROM ledger")}
-
-
 def _at(instants: Iterable[str], model: str) -> list[Record]:
     """A call of 1000 prompt tokens at each instant, named after it."""
     return [record for text in instants for record in call(text, parse_instant(text), completion=0, model=model)]
@@ -66,7 +64,7 @@ def test_a_cliff_counts_cached_tokens_and_prices_every_meter(home: Home) -> None
     At 272,000, of which 200,000 cached: 72,000 x 0.000002 + 200,000 x 0.0000001 + 1,000 x 0.00001 = 0.144 + 0.02 + 0.01 = 0.174.
     One more, uncached: 72,001 x 0.000004 + 200,000 x 0.0000002 + 1,000 x 0.000015 = 0.288004 + 0.04 + 0.015 = 0.343004.
     """
-    rates = _rates(
+    rates = more_rates(
         *("official long input 2", "official long cached_input 0.1", "official long output 10"),
         *("official long input 4 min=272001", "official long cached_input 0.2 min=272001", "official long output 15 min=272001"),
     )
@@ -76,24 +74,24 @@ def test_a_cliff_counts_cached_tokens_and_prices_every_meter(home: Home) -> None
         *_asked("above", NOON + SECOND, "long", usage(272_001, 1_000, **cached)),
     ]
     built(home, records, rates=rates)
-    assert _charges(home) == {"below": Decimal("0.174"), "above": Decimal("0.343004")}
+    assert final_charges(home) == {"below": Decimal("0.174"), "above": Decimal("0.343004")}
 
 
 def test_the_highest_threshold_that_is_reached_wins(home: Home) -> None:
     """Above 128K twice, above 256K four times the price: 1000 = 0.001; 128,001 x 0.000002 = 0.256002; 256,001 x 0.000004 = 1.024004."""
-    rates = _rates("official steps input 1", "official steps input 2 min=128001", "official steps input 4 min=256001")
+    rates = more_rates("official steps input 1", "official steps input 2 min=128001", "official steps input 4 min=256001")
     records = [
         record for n, prompt in enumerate((1000, 128_001, 256_001)) for record in call(str(prompt), NOON + n, prompt, 0, model="steps")
     ]
     built(home, records, rates=rates)
-    assert _charges(home) == {"1000": Decimal("0.001"), "128001": Decimal("0.256002"), "256001": Decimal("1.024004")}
+    assert final_charges(home) == {"1000": Decimal("0.001"), "128001": Decimal("0.256002"), "256001": Decimal("1.024004")}
 
 
 def test_a_limit_that_is_included_is_written_as_it_is(home: Home) -> None:
     """A vendor that says "128,000 or more" has 128000 in the row: 127,999 x 0.000001 = 0.127999, and 128,000 x 0.000002 = 0.256."""
-    rates = _rates("official steps input 1", "official steps input 2 min=128000")
+    rates = more_rates("official steps input 1", "official steps input 2 min=128000")
     built(home, [*call("under", NOON, 127_999, 0, model="steps"), *call("at", NOON + 1, 128_000, 0, model="steps")], rates=rates)
-    assert _charges(home) == {"under": Decimal("0.127999"), "at": Decimal("0.256")}
+    assert final_charges(home) == {"under": Decimal("0.127999"), "at": Decimal("0.256")}
 
 
 # ---- service tiers ----
@@ -101,7 +99,7 @@ def test_a_limit_that_is_included_is_written_as_it_is(home: Home) -> None:
 
 def test_the_tier_that_served_is_charged_and_not_the_one_asked_for(home: Home) -> None:
     """1000 tokens: ordinary 0.001, flex 0.0005, priority 0.002. What the reply says stands; where it says nothing, what was asked."""
-    rates = _rates("official tiers input 1", "official tiers input 0.5 tier=flex", "official tiers input 2 tier=priority")
+    rates = more_rates("official tiers input 1", "official tiers input 0.5 tier=flex", "official tiers input 2 tier=priority")
     cases: dict[str, tuple[str | None, str | None, str]] = {
         # asked for, returned, charge
         "downgraded": ("priority", "default", "0.001"),
@@ -118,7 +116,7 @@ def test_the_tier_that_served_is_charged_and_not_the_one_asked_for(home: Home) -
         for record in _asked(name, NOON + n, "tiers", usage(1000, 0), asked=asked, service_tier=returned)
     ]
     built(home, records, rates=rates)
-    assert _charges(home) == {name: Decimal(charge) for name, (_, _, charge) in cases.items()}
+    assert final_charges(home) == {name: Decimal(charge) for name, (_, _, charge) in cases.items()}
 
 
 # ---- hours and days ----
@@ -137,7 +135,7 @@ def test_hours_of_a_night_in_which_the_clock_goes_back(home: Home) -> None:
         "2026-10-25T05:00:00Z": day,
     }
     built(home, _at(cases, "nightly"), channels=_zone("Europe/Berlin"))
-    assert _charges(home) == cases
+    assert final_charges(home) == cases
 
 
 def test_hours_of_a_night_in_which_the_clock_goes_forward(home: Home) -> None:
@@ -150,7 +148,7 @@ def test_hours_of_a_night_in_which_the_clock_goes_forward(home: Home) -> None:
         "2026-03-29T04:00:00Z": day,
     }
     built(home, _at(cases, "nightly"), channels=_zone("Europe/Berlin"))
-    assert _charges(home) == cases
+    assert final_charges(home) == cases
 
 
 def test_days_are_the_vendors_days_and_each_instant_has_its_own(home: Home) -> None:
@@ -168,16 +166,16 @@ def test_days_are_the_vendors_days_and_each_instant_has_its_own(home: Home) -> N
         "2026-10-11T16:30:00Z": peak,  # Monday 00:30, in the part of the window after midnight; Sunday here
         "2026-10-11T17:00:00Z": plain,
     }
-    rates = _rates("official peak input 1", "official peak input 2 hours=23:00-01:00 days=mon-fri")
+    rates = more_rates("official peak input 1", "official peak input 2 hours=23:00-01:00 days=mon-fri")
     built(home, _at(cases, "peak"), rates=rates, channels=_zone("Asia/Shanghai"))
-    assert _charges(home) == cases
+    assert final_charges(home) == cases
 
 
 def test_a_zone_with_a_half_hour(home: Home) -> None:
     """Kolkata is UTC+5:30: 22:00 there is 16:30Z."""
     cases = {"2026-10-10T16:29:59.999999Z": Decimal("0.001"), "2026-10-10T16:30:00Z": Decimal("0.00025")}
     built(home, _at(cases, "nightly"), channels=_zone("Asia/Kolkata"))
-    assert _charges(home) == cases
+    assert final_charges(home) == cases
 
 
 # ---- when ----
@@ -196,7 +194,7 @@ def test_a_call_has_the_price_of_its_beginning_though_it_ends_after_the_change(h
 
 def test_a_multiplier_that_changes_twice_on_one_day(home: Home) -> None:
     """A platform sells at 1.0, from 08:00Z at 1.5 and from 20:00Z at 0.8 times a dollar: 0.001, 0.0015 and 0.0008 for 1000 tokens."""
-    rates = _rates(
+    rates = more_rates(
         "official moody input 1",
         "official moody input 1.5 from=2026-10-10T08:00:00Z",
         "official moody input 0.8 from=2026-10-10T20:00:00Z",
@@ -208,21 +206,21 @@ def test_a_multiplier_that_changes_twice_on_one_day(home: Home) -> None:
         "2026-10-10T20:00:00Z": Decimal("0.0008"),
     }
     built(home, _at(cases, "moody"), rates=rates)
-    assert _charges(home) == cases
+    assert final_charges(home) == cases
 
 
 def test_a_gap_between_two_prices_is_no_price(home: Home) -> None:
     """One row ends at noon and the next begins an hour later: what begins in between has no charge, and the month says why."""
-    rates = _rates("official gappy input 1 to=2026-10-10T12:00:00Z", "official gappy input 2 from=2026-10-10T13:00:00Z")
+    rates = more_rates("official gappy input 1 to=2026-10-10T12:00:00Z", "official gappy input 2 from=2026-10-10T13:00:00Z")
     calls = {"before": NOON - 1, "first": NOON, "last": NOON + HOUR - 1, "after": NOON + HOUR}
     built(home, [record for name, at in calls.items() for record in call(name, at, completion=0, model="gappy")], rates=rates)
-    assert _charges(home) == {"before": Decimal("0.001"), "first": None, "last": None, "after": Decimal("0.002")}
+    assert final_charges(home) == {"before": Decimal("0.001"), "first": None, "last": None, "after": Decimal("0.002")}
     assert rows(home, "SELECT DISTINCT reason FROM unpriced") == [{"reason": "no price for input of gappy on official"}]
 
 
 def test_29_february_is_a_day_of_its_own(home: Home) -> None:
     """A price for the leap day only: 1000 x 0.000003 on it, 0.000001 a token a microsecond before and after."""
-    rates = _rates(
+    rates = more_rates(
         "official leap input 1 from=2028-01-01T00:00:00Z to=2028-02-29T00:00:00Z",
         "official leap input 3 from=2028-02-29T00:00:00Z to=2028-03-01T00:00:00Z",
         "official leap input 1 from=2028-03-01T00:00:00Z",
@@ -234,11 +232,121 @@ def test_29_february_is_a_day_of_its_own(home: Home) -> None:
         "2028-03-01T00:00:00Z": Decimal("0.001"),
     }
     built(home, _at(cases, "leap"), rates=rates)
-    assert _charges(home) == cases
+    assert final_charges(home) == cases
     assert rows(home, "SELECT period, count(*) AS n FROM ledger GROUP BY period ORDER BY period") == [
         {"period": "2028-02", "n": 3},
         {"period": "2028-03", "n": 1},
     ]
+
+
+# ---- region and endpoint ----
+
+
+def test_a_region_is_the_one_that_answered_else_that_of_the_host_else_the_one_asked_for(home: Home) -> None:
+    """Anthropic's page: US-only inference is 1.1 x every token price ($5 and $25 become $5.50 and $27.50); OpenAI's regional hosts
+    likewise. Of 1000 input tokens: ordinary 0.005, US 0.0055, EU 0.0060 (made up, to tell them apart).
+    """
+    rates = more_rates(
+        *("official geo input 5", "official geo input 5.5 region=us", "official geo input 6 region=EU"),
+    )
+    anthropic, regional = "https://api.anthropic.com/v1/messages", "https://eu.api.openai.com/v1/chat/completions"
+    # name: the host, asked for, returned; the charge and what the ledger says of it
+    cases: dict[str, tuple[str, str | None, str | None, str, str | None]] = {
+        "returned": (anthropic, None, "us", "0.0055", "us"),
+        "asked, and told otherwise": (anthropic, "us", "global", "0.005", None),
+        "asked, and not told": (anthropic, "us", None, "0.0055", "us"),
+        "nowhere": (anthropic, None, None, "0.005", None),
+        "not available": (anthropic, None, "not_available", "0.005", None),
+        "by its host": (regional, None, None, "0.006", "eu"),
+        "no row for it": (anthropic, None, "mars", "0.005", "mars"),
+    }
+    records: list[Record] = []
+    for n, (name, (url, asked, told, _, _)) in enumerate(cases.items()):
+        seen = usage(1000, 0, **({} if told is None else {"inference_geo": told}))
+        records += [
+            request(
+                name, NOON + n, match_sha256=f"{n:064d}", api_model="geo", body_facts=json({"inference_geo": asked}) if asked else None
+            ),
+            attempt(name, at=NOON + n, sent_model="geo", url=url),
+            response(name, at=NOON + SECOND + n, usage=seen),
+        ]
+    built(home, records, rates=rates)
+    assert final_charges(home) == {name: Decimal(case[3]) for name, case in cases.items()}
+    found = rows(home, "SELECT request_id, region FROM attempts")
+    assert {row["request_id"]: row["region"] for row in found} == {name: case[4] for name, case in cases.items()}
+    assert rows(home, "SELECT subject, rows FROM data_quality WHERE kind = 'assumed'") == [{"subject": "official region us", "rows": 1}]
+
+
+def test_one_model_on_two_endpoints_has_two_prices(home: Home) -> None:
+    """Through chat 1000 x 0.000001 = 0.001, through responses 1000 x 0.000003 = 0.003; at the tier flex of responses 0.0005."""
+    rates = more_rates(
+        *("official both input 1", "official both input 3 endpoint=responses", "official both input 0.5 endpoint=responses tier=flex"),
+    )
+    seen = (UsageSeen("usage", '{"input_tokens": 1000, "output_tokens": 0, "total_tokens": 1000}', 1),)
+    records: list[Record] = [*call("chat", NOON, completion=0, model="both")]
+    for name, tier in {"responses": None, "flex": "flex"}.items():
+        records += [
+            request(name, NOON + SECOND, match_sha256=f"{name:m<64}"[:64], api_model="both", path="/v1/responses"),
+            attempt(name, at=NOON + SECOND, sent_model="both", url="https://official.test/v1/responses"),
+            response(name, at=NOON + 2 * SECOND, usage=seen, service_tier=tier),
+        ]
+    built(home, records, rates=rates)
+    assert final_charges(home) == {"chat": Decimal("0.001"), "responses": Decimal("0.003"), "flex": Decimal("0.0005")}
+
+
+def test_an_endpoint_that_no_call_can_have_is_refused(home: Home) -> None:
+    """A row that never applies would let another price count in silence."""
+    with pytest.raises(BookError) as refused:
+        built(home, call("r1"), rates=more_rates("official gpt-4o-mini input 3 endpoint=chat.completion"))
+    assert "rates.csv:23 endpoint 'chat.completion': no such endpoint" in str(refused.value)
+    assert "did you mean 'chat.completions'?" in str(refused.value)
+
+
+# ---- marginal limits ----
+
+
+def test_a_marginal_row_prices_only_the_tokens_above_its_limit(home: Home) -> None:
+    """No vendor's page has one today. The first 1000 tokens at 2, the next 1000 at 1, the rest at 0.5 a million.
+
+    2500 tokens: 1000 x 0.000002 + 1000 x 0.000001 + 500 x 0.0000005 = 0.002 + 0.001 + 0.00025 = 0.00325.
+    """
+    rates = more_rates(
+        *("official steps input 2", "official steps input 1 min=1001 marginal=true", "official steps input 0.5 min=2001 marginal=true"),
+    )
+    sizes = {"at": 1000, "one-more": 1001, "far": 2500}
+    built(home, [record for n, (name, size) in enumerate(sizes.items()) for record in call(name, NOON + n, size, 0, "steps")], rates=rates)
+    assert final_charges(home) == {"at": Decimal("0.002"), "one-more": Decimal("0.002001"), "far": Decimal("0.00325")}
+    found = rows(home, "SELECT quantity, unit_price FROM charges WHERE request_id = 'far' ORDER BY unit_price DESC")
+    assert [(row["quantity"], row["unit_price"]) for row in found] == [
+        (1000, Decimal("0.000002")),
+        (1000, Decimal("0.000001")),
+        (500, Decimal("0.0000005")),
+    ]
+    assert one(home, "SELECT input_price_per_mtok AS price FROM ledger WHERE request_id = 'far'") == {"price": Decimal(2)}
+
+
+def test_cached_tokens_stand_at_the_beginning_of_the_prompt(home: Home) -> None:
+    """1500 tokens, 1200 of them cached: the cache knows the first 1200, so 200 cached and all 300 others lie above 1000.
+
+    1000 x 0.0000002 + 200 x 0.0000001 + 300 x 0.000001 = 0.0002 + 0.00002 + 0.0003 = 0.00052.
+    """
+    rates = more_rates(
+        *("official steps input 2", "official steps input 1 min=1001 marginal=true"),
+        *("official steps cached_input 0.2", "official steps cached_input 0.1 min=1001 marginal=true"),
+    )
+    built(home, _asked("r1", NOON, "steps", usage(1500, 0, prompt_tokens_details={"cached_tokens": 1200})), rates=rates)
+    assert final_charges(home) == {"r1": Decimal("0.00052")}
+    found = rows(home, "SELECT meter, quantity FROM charges ORDER BY meter, quantity")
+    assert [(row["meter"], row["quantity"]) for row in found] == [("cached_input", 200), ("cached_input", 1000), ("input", 300)]
+
+
+def test_a_limit_cannot_be_a_cliff_and_marginal_at_once(home: Home) -> None:
+    """Both rows hold from 1001 tokens on, and nothing says which counts."""
+    rates = more_rates("official steps input 2 min=1001", "official steps input 1 min=1001 marginal=true")
+    with pytest.raises(BookError) as refused:
+        built(home, call("r1"), rates=rates)
+    assert "rates.csv:24" in str(refused.value)
+    assert "line 23" in str(refused.value)
 
 
 # ---- which row ----
@@ -246,7 +354,7 @@ def test_29_february_is_a_day_of_its_own(home: Home) -> None:
 
 def test_the_most_specific_row_wins(home: Home) -> None:
     """Prices 1, 2, 3 … by rank: a named channel beats a named model, a named model beats none, a condition beats none."""
-    rates = _rates(
+    rates = more_rates(
         "* * input 1",
         "* named input 2",
         "official * input 3",
@@ -267,7 +375,7 @@ def test_the_most_specific_row_wins(home: Home) -> None:
         response("neither", at=NOON + SECOND, usage=usage(1000, 0)),
     ]
     built(home, records, rates=rates)
-    assert _charges(home) == {
+    assert final_charges(home) == {
         "channel-and-model": Decimal("0.004"),
         "and-tier": Decimal("0.005"),
         "channel-only": Decimal("0.003"),
@@ -282,17 +390,17 @@ def test_a_meters_own_price_beats_that_of_the_meter_around_it(home: Home) -> Non
 
     600 x 0.000002 + 400 x 0.0000001 = 0.0012 + 0.00004 = 0.00124.
     """
-    rates = _rates("official mixed input 2", "* * cached_input 0.1")
+    rates = more_rates("official mixed input 2", "* * cached_input 0.1")
     seen = usage(1000, 0, prompt_tokens_details={"cached_tokens": 400})
     built(home, _asked("r1", NOON, "mixed", seen), rates=rates)
-    assert _charges(home) == {"r1": Decimal("0.00124")}
+    assert final_charges(home) == {"r1": Decimal("0.00124")}
 
 
-@pytest.mark.parametrize("condition", ["tier=flex", "hours=22:00-06:00", "days=sat"])
+@pytest.mark.parametrize("condition", ["tier=flex", "hours=22:00-06:00", "days=sat", "region=us", "endpoint=responses"])
 def test_a_tie_is_refused_with_both_lines(home: Home, condition: str) -> None:
     """A row for long prompts and one for a tier, an hour or a day can meet, and nothing says which wins: the build does not guess."""
     first = BOOK["rates.csv"].count("\n") + 1
-    rates = _rates("official tied input 2 min=1001", f"official tied input 3 {condition}")
+    rates = more_rates("official tied input 2 min=1001", f"official tied input 3 {condition}")
     with pytest.raises(BookError) as refused:
         built(home, call("r1", model="tied"), rates=rates)
     words = str(refused.value)
@@ -306,7 +414,7 @@ def test_a_duplicate_and_an_overlap_are_refused_with_both_lines(home: Home) -> N
     first = BOOK["rates.csv"].count("\n") + 1
     for begins in ("2026-01-01T00:00:00Z", "2026-06-01T00:00:00Z"):
         ends = "to=2026-12-01T00:00:00Z"
-        rates = _rates(f"official twice input 1 {ends}", f"official twice input 2 from={begins} {ends}")
+        rates = more_rates(f"official twice input 1 {ends}", f"official twice input 2 from={begins} {ends}")
         with pytest.raises(BookError) as refused:
             built(home, call("r1", model="twice"), rates=rates)
         assert f"rates.csv:{first + 1}" in str(refused.value)
@@ -318,9 +426,9 @@ def test_a_duplicate_and_an_overlap_are_refused_with_both_lines(home: Home) -> N
 
 def test_zero_for_one_meter_and_nothing_for_another(home: Home) -> None:
     """Output at a configured zero is charged as zero; the same output without a row leaves the charge unknown."""
-    rates = _rates("official free-out input 1", "official free-out output 0", "official no-out input 1")
+    rates = more_rates("official free-out input 1", "official free-out output 0", "official no-out input 1")
     built(home, [*call("zero", model="free-out"), *call("missing", NOON + SECOND, model="no-out")], rates=rates)
-    assert _charges(home) == {"zero": Decimal("0.001"), "missing": None}
+    assert final_charges(home) == {"zero": Decimal("0.001"), "missing": None}
     assert rows(home, "SELECT request_id, meter FROM unpriced") == [{"request_id": "missing", "meter": "output"}]
     assert one(home, "SELECT amount FROM charges WHERE request_id = 'zero' AND meter = 'output'") == {"amount": Decimal(0)}
 
@@ -342,7 +450,7 @@ def test_list_charged_and_vendor_reported_stand_side_by_side(home: Home) -> None
 
 def test_a_list_price_changes_on_its_own_day(home: Home) -> None:
     """From the next day the list says 0.30 a million and the contract stays: 1000 x 0.0000003 + 0.0003 against the same 0.00009."""
-    rates = _rates("* openai/gpt-4o-mini input 0.30 book=list from=2026-10-11T00:00:00Z")
+    rates = more_rates("* openai/gpt-4o-mini input 0.30 book=list from=2026-10-11T00:00:00Z")
     records: list[Record] = []
     for name, at in {"today": NOON, "tomorrow": NOON + DAY}.items():
         records += [

@@ -139,7 +139,7 @@ def _row(change: Change) -> tuple[Any, ...]:
         row.channel,
         row.model,
         row.meter,
-        " ".join(str(condition) for condition in row.conditions if condition is not None),
+        row.named_conditions,
         write_instant(row.effective_from),
         f"{row.per:f}",
         None if before is None else _price(before, row),

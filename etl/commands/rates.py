@@ -8,6 +8,7 @@ from typing import Any
 import click
 import orjson
 
+from etl.lookup import check_endpoints
 from etl.table import jsonable, render
 from schemas.book import load_book
 from schemas.home import Home
@@ -23,6 +24,7 @@ COLUMNS = ("book", "channel", "model", "meter", "price", "per", "currency", "fro
 def check(home: Home, as_json: bool) -> None:
     """Validate the whole book; what is wrong is named by file, line, field, value and cure, with exit code 2."""
     book = load_book(home.book)
+    check_endpoints(book.rates)
     counts = {
         "channels": len(book.channels),
         "models": len(book.models),
@@ -37,8 +39,6 @@ def check(home: Home, as_json: bool) -> None:
 
 
 def _row(rate: Rate) -> tuple[Any, ...]:
-    named = {"tier": rate.service_tier, "input tokens from": rate.min_input_tokens, "hours": rate.hours, "weekdays": rate.weekdays}
-    conditions = ", ".join(f"{name} {value}" for name, value in named.items() if value is not None)
     until = None if rate.effective_to is None else write_instant(rate.effective_to)
     return (
         rate.book,
@@ -50,7 +50,7 @@ def _row(rate: Rate) -> tuple[Any, ...]:
         rate.currency,
         write_instant(rate.effective_from),
         until,
-        conditions,
+        rate.named_conditions,
         rate.rate_id,
         rate.source,
     )

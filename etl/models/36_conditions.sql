@@ -1,5 +1,7 @@
--- One row is one try with the service tier that it is charged at: that of the endpoint (a batch), else the one that the vendor
--- returned, in the message or in its usage, else the one asked for, which is then assumed. An ordinary tier is null.
+-- One row is one try with the service tier and the region that it is charged at: that of the endpoint (a batch), else what the
+-- vendor returned, in the message or in its usage, else the region of the host, else what was asked for, which is then assumed.
+-- An ordinary tier and a region that is none in particular are null.
+-- check: region_source in ('returned', 'host', 'assumed', 'none') and (region is null or region_source <> 'none')
 -- check: tier_source in ('endpoint', 'returned', 'assumed', 'none') and (service_tier is null or tier_source <> 'none')
 -- check: select count(*) from conditions having count(*) is distinct from (select count(*) from steps)
 with told as (
@@ -46,7 +48,37 @@ decided as (
         end as tier_source
     from tiers
 ),
+hosts as (
+    select h.host, t.priority, regexp_extract(h.host, t.name, 1) as region
+    from (select distinct regexp_extract(coalesce(url, ''), '^[a-z]+://([^/:]+)', 1) as host from steps) h
+    join table_regions t on t.place = 'host' and regexp_matches(h.host, t.name)
+),
+places as (
+    select o.raw_id, o.raw_ordinal, t.priority, 'returned' as source, json_extract_string(o.object, t.name) as region
+    from usage_objects o join table_regions t on t.place = 'usage' and o.path in ('usage', 'message.usage')
+    union all
+    select s.raw_id, s.raw_ordinal, t.priority, 'returned', json_extract_string(s.facts, t.name)
+    from steps s join table_regions t on t.place = 'facts' where s.facts is not null
+    union all
+    select s.raw_id, s.raw_ordinal, t.priority, 'returned', json_extract_string(s.headers, '$."' || t.name || '"')
+    from steps s join table_regions t on t.place = 'header' where s.headers is not null
+    union all
+    select s.raw_id, s.raw_ordinal, h.priority, 'host', h.region
+    from steps s join hosts h on regexp_extract(coalesce(s.url, ''), '^[a-z]+://([^/:]+)', 1) = h.host
+    union all
+    select s.raw_id, s.raw_ordinal, t.priority, 'assumed', json_extract_string(s.body_facts, t.name)
+    from steps s join table_regions t on t.place = 'asked'
+    where s.body_facts is not null and (s.http_status between 200 and 299 or s.http_status = 101)
+),
+regions as (
+    select raw_id, raw_ordinal, source, case when lower(region) not in ('global', 'not_available') then lower(region) end as region
+    from places where region <> ''
+    qualify row_number() over (partition by raw_id, raw_ordinal order by priority, region) = 1
+),
 conditions as (
-    select * from decided
+    select
+        d.*, r.region,
+        case when r.source = 'assumed' and r.region is null then 'none' else coalesce(r.source, 'none') end as region_source
+    from decided d left join regions r on d.raw_id = r.raw_id and d.raw_ordinal = r.raw_ordinal
 )
 select * from conditions

@@ -6,7 +6,7 @@
 -- check: select count(*) from billing having count(*) is distinct from (select count(*) from steps)
 with facts as (
     select
-        s.request_id, s.raw_id, s.raw_ordinal, s.ordinal, s.channel, coalesce(s.sent_model, j.model) as sent_model, s.outcome, s.billing, s.job, s.http_status, s.received_at, d.service_tier,
+        s.request_id, s.raw_id, s.raw_ordinal, s.ordinal, s.channel, coalesce(s.sent_model, j.model) as sent_model, s.outcome, s.billing, s.job, s.http_status, s.received_at, s.endpoint, d.service_tier, d.region,
         u.usage_source, u.input_tokens,
         v.fault, j.standing, j.reason as job_reason,
         c.name is not null as is_known_channel,

@@ -1,5 +1,5 @@
--- One row is one meter of one try that has to be priced, with everything a price may depend on: channel, model, tier, the
--- number of input tokens (as the highest threshold of the book that they reach), the stretch of time between two changes of
+-- One row is one meter of one try that has to be priced, with everything a price may depend on: channel, model, tier,
+-- region, endpoint, the number of input tokens (as the highest threshold of the book that they reach), the stretch of time between two changes of
 -- the book, and the minute of the vendor's week. Meters that count nothing are left out: nothing is due for them.
 -- check: quantity > 0 and at_or_after is not null and input_band is not null
 -- check: select raw_id, raw_ordinal, meter from billed_lines group by raw_id, raw_ordinal, meter having count(*) > 1
@@ -13,7 +13,7 @@ stretches as (
 ),
 thresholds as (
     select cast(0 as bigint) as low
-    union select min_input_tokens from book_rate where min_input_tokens is not null
+    union select min_input_tokens from book_rate where min_input_tokens is not null and not marginal
 ),
 bands as (
     select low, coalesce(lead(low) over (order by low), 9223372036854775807) as high from thresholds
@@ -24,7 +24,7 @@ timed as (
 ),
 placed as (
     select
-        b.request_id, b.raw_id, b.raw_ordinal, b.ordinal, b.rule, b.channel, b.sent_model, b.service_tier,
+        b.request_id, b.raw_id, b.raw_ordinal, b.ordinal, b.rule, b.channel, b.sent_model, b.service_tier, b.region, b.endpoint,
         s.starts_at as at_or_after,
         n.low as input_band,
         case when b.sent_model in (select model from timed) or '*' in (select model from timed) then

@@ -1,6 +1,6 @@
--- One row is one attempt and meter that has a price: quantity x unit_price = amount.
+-- One row is one attempt, meter and price: quantity x unit_price = amount.
 -- check: amount = cast(quantity as decimal(20,0)) * unit_price
--- check: select request_id, attempt_ordinal, meter from charges group by all having count(*) > 1
+-- check: select request_id, attempt_ordinal, meter, rate_id, list_rate_id from charges group by all having count(*) > 1
 select
     request_id, ordinal as attempt_ordinal, meter, quantity, unit_price, amount, rate_id, rate_effective_from,
     priced_as, list_unit_price, list_amount, list_rate_id

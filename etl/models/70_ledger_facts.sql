@@ -82,7 +82,7 @@ adjustments as (
 line_questions as (
     select distinct
         raw_id, raw_ordinal, coalesce(channel, '') as channel, coalesce(sent_model, '') as model, coalesce(service_tier, '') as service_tier,
-        input_band, at_or_after, coalesce(week_minute, -1) as week_minute
+        coalesce(region, '') as region, coalesce(endpoint, '') as endpoint, input_band, at_or_after, coalesce(week_minute, -1) as week_minute
     from billed_lines
 ),
 unit_prices as (
@@ -92,8 +92,8 @@ unit_prices as (
         max(case when p.meter = 'output' then p.charge_unit_price end) as output_unit_price
     from line_questions q
     join prices p
-        on q.channel = p.channel and q.model = p.model and q.service_tier = p.service_tier
-        and q.input_band = p.input_band and q.at_or_after = p.at_or_after and q.week_minute = p.week_minute
+        on q.channel = p.channel and q.model = p.model and q.service_tier = p.service_tier and q.region = p.region and q.endpoint = p.endpoint
+        and p.token_from = 0 and q.input_band = p.input_band and q.at_or_after = p.at_or_after and q.week_minute = p.week_minute
     group by q.raw_id, q.raw_ordinal
 ),
 ids as (

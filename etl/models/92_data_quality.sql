@@ -48,6 +48,17 @@ assumed_tiers as (
     where c.tier_source = 'assumed' and a.disposition = 'charged'
     group by l.period, a.channel, c.service_tier
 ),
+assumed_regions as (
+    select
+        'assumed' as kind, l.period, a.channel || ' region ' || c.region as subject,
+        'charged as processed in the region that was asked for: the answer names none' as detail, cast(count(*) as bigint) as rows,
+        false as blocks_close
+    from conditions c
+    join attempts a on c.raw_id = a.raw_request_id and c.raw_ordinal = a.raw_ordinal
+    join ledger_facts l on a.request_id = l.request_id
+    where c.region_source = 'assumed' and a.disposition = 'charged'
+    group by l.period, a.channel, c.region
+),
 quarantined_usage as (
     select
         'quarantined_usage' as kind, l.period, v.raw_id || '/' || v.raw_ordinal as subject, v.fault as detail, cast(1 as bigint) as rows, true as blocks_close
@@ -157,6 +168,7 @@ found as (
     union all select * from faulty_entries
     union all select * from open_holds
     union all select * from assumed_tiers
+    union all select * from assumed_regions
     union all select * from quarantined_usage
     union all select * from lost_records
     union all select * from lost_opens
