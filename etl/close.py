@@ -47,7 +47,7 @@ from schemas.spool import unsealed
 
 HOUR_US = 3_600_000_000
 STATEMENT_FILE = "statement.txt"
-STATEMENT_BLOCKS = ("balances", "requests", "spend", "failures")
+STATEMENT_BLOCKS = ("balances", "requests", "spend", "prices", "failures")
 BOOK_FOLDER = "book"
 ACKNOWLEDGE = "tokenledger acknowledge SUBJECT --by WHO --reason TEXT"
 

@@ -136,6 +136,10 @@ class Policy:
     charge: str | None
     flat_amount: Decimal | None
     effective_from: dt.datetime | None
+    contract_amount: Decimal | None
+    booked_amount: Decimal | None
+    booked_bucket: str | None
+    vendor_amount: Decimal | None
 
 
 @dataclass(frozen=True, slots=True)

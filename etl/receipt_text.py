@@ -80,6 +80,9 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("official list price", "list_charge"),
             ("charged", "final_charge"),
             ("reported by vendor", "vendor_charge"),
+            ("saved against list", "savings"),
+            ("paid for failed tries", "leakage"),
+            ("vendor says more by", "vendor_difference"),
             ("currency", "currency"),
             ("failed-request policy", "failed_request_policy"),
             ("paid from", "balance_bucket"),
@@ -99,6 +102,8 @@ NOTHING_TO_TELL = {
     "adjustment_reason": "none",
     "client_request_id": "none given",
     "vendor_charge": "it did not say",
+    "savings": "it did not end ok, or a price is unknown",
+    "vendor_difference": "it did not say, or the charge is unknown",
     "wallet_entry_id": "nothing was posted",
     "run_id": "none given",
     "tags": "none given",
@@ -150,6 +155,14 @@ def _attempts(receipt: Receipt) -> Iterable[str]:
             f"{INDENT}#{policy.attempt_ordinal} {cell(policy.outcome)}: policy {cell(policy.policy, 'missing')} charges "
             f"{cell(policy.charge)}{flat}, in force from {cell(policy.effective_from)}"
         )
+        currency = cell(receipt.facts["currency"])
+        for label, amount, otherwise in (
+            ("by contract", policy.contract_amount, "unknown"),
+            ("booked", policy.booked_amount, "in suspense"),
+            ("vendor charged", policy.vendor_amount, "not reported"),
+        ):
+            paid_from = f" from {cell(policy.booked_bucket)}" if label == "booked" and policy.booked_bucket else ""
+            yield f"{INDENT * 2}{label:<14}  " + (otherwise if amount is None else f"{plain(amount)} {currency}{paid_from}")
 
 
 def _arithmetic(receipt: Receipt) -> Iterable[str]:

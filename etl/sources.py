@@ -49,6 +49,7 @@ _PERIOD = pa.schema(
 _OFFSET = pa.schema(
     [("timezone", pa.string()), ("starts_at", pa.timestamp("us")), ("ends_at", pa.timestamp("us")), ("offset_minutes", pa.int64())]
 )
+_SETTING = pa.schema([("currency", pa.string()), ("timezone", pa.string()), ("second_person_above", pa.decimal128(38, 12))])
 OPENING = pa.schema([("wallet", pa.string()), ("bucket", pa.string()), ("currency", pa.string()), ("balance", pa.decimal128(38, 12))])
 
 
@@ -229,8 +230,9 @@ def register_book(connection: duckdb.DuckDBPyConnection, book: Book, until: int 
     """
     for name, rows in book.tables().items():
         table(connection, name, rows)
-    settings = {"currency": [book.settings.currency], "timezone": [str(book.settings.timezone)]}
-    table(connection, "setting", pa.table(settings))
+    limit = book.settings.second_person_above
+    setting = {"currency": book.settings.currency, "timezone": str(book.settings.timezone), "second_person_above": limit}
+    table(connection, "setting", pa.Table.from_pylist([setting], _SETTING))
     span = _span(connection)
     table(connection, "book_period", pa.Table.from_pylist(book_periods(str(book.settings.timezone), span, until), _PERIOD))
     zones = sorted({channel.timezone or "UTC" for channel in book.channels}) if span else []

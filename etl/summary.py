@@ -68,6 +68,18 @@ QUESTIONS: tuple[Question, ...] = (
         "nothing was spent",
     ),
     Question(
+        "prices",
+        "List, charged and reported by the vendor",
+        """
+        SELECT coalesce(route, 'none') AS route, count(*) AS requests, currency, sum(list_charge)::DECIMAL(38,12) AS list_charge,
+            sum(final_charge)::DECIMAL(38,12) AS charged, sum(vendor_charge)::DECIMAL(38,12) AS vendor_charge,
+            sum(savings)::DECIMAL(38,12) AS savings, sum(leakage)::DECIMAL(38,12) AS leakage,
+            sum(vendor_difference)::DECIMAL(38,12) AS vendor_difference
+        FROM ledger WHERE $period IS NULL OR period = $period GROUP BY ALL ORDER BY route, currency
+        """,
+        "no requests",
+    ),
+    Question(
         "failures",
         "Cost of requests that did not end well",
         """

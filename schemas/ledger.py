@@ -116,6 +116,17 @@ LEDGER = _table(
     ("upstream_request_id", TEXT, "the request id in the reply's headers of the served (else last) attempt"),
     ("door", TEXT, "gateway | forward; unknown where the request's own record was lost"),
     (
+        "savings",
+        AMOUNT,
+        "list_charge less final_charge, failed tries included: what the contract saved; of requests that ended ok, null where either is unknown",
+    ),
+    ("leakage", AMOUNT, "the part of final_charge that paid for tries that did not end ok; null while any of them is not known"),
+    (
+        "vendor_difference",
+        AMOUNT,
+        "vendor_charge less final_charge: above zero the vendor says more than we booked; null where either is unknown",
+    ),
+    (
         "receipt_digest",
         TEXT,
         (
@@ -536,6 +547,10 @@ ATTEMPT_POLICY = _table(
     ("charge", TEXT, "what it charges: none | input | observed | reported | flat"),
     ("flat_amount", AMOUNT, "the flat amount, null unless charge is flat"),
     ("effective_from", INSTANT, "from when that row counts"),
+    ("contract_amount", AMOUNT, "what that row makes due for this try, worked out from its usage and rates; null while not known"),
+    ("booked_amount", AMOUNT, "what the journal took from the wallet for it, 0 where nothing was posted; null while it is in suspense"),
+    ("booked_bucket", TEXT, "the balance it was taken from: that of its own channel; null where nothing was posted"),
+    ("vendor_amount", AMOUNT, "what the vendor said it charged for it; null: not reported"),
 )
 
 DISPOSITIONS = _table(

@@ -240,6 +240,25 @@ def test_an_entry_that_cannot_be_booked_is_refused(home: Home) -> None:
     assert close(home, MORNING).closed == ("2026-10",)
 
 
+@pytest.mark.parametrize(
+    ("told", "fault"),
+    [
+        ({}, "above 500.000000000000 it needs a second person, and none agreed"),
+        ({"second": " Ann "}, "above 500.000000000000 it needs a second person, and it names the first again"),
+        ({"second": "bob", "reference": None}, "it lacks an actor, a reason or a reference"),
+    ],
+)
+def test_a_large_adjustment_that_one_person_made_is_refused(home: Home, told: dict[str, Any], fault: str) -> None:
+    """However it came into the records, past the command: above 500 nothing is booked without a second person, and the month stays open."""
+    entry: dict[str, Any] = {"actor": "ann", "reason": "r", "reference": "x", "wallet": "research", "bucket": "official_credit"}
+    settings = 'currency = "USD"\ntimezone = "UTC"\nsecond_person_above = "500"\n'
+    limit, above = event("at", "wallet_adjust", amount="-500", **entry), event("above", "wallet_adjust", amount="-500.01", **entry | told)
+    recorded(home, *call("r1"), limit, above, book=settings)
+    (refused,) = close(home, MORNING).refusals
+    assert refused.reason == f"faulty_entry above: wallet_adjust is not booked: {fault}"
+    assert one(home, "SELECT sum(amount) AS booked FROM wallet_statement WHERE kind = 'adjustment'")["booked"] == -500
+
+
 # ---- what a close leaves ----
 
 

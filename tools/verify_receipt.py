@@ -14,7 +14,8 @@ COLUMNS = """request_id created_at period user_id project api_key_id api_key_lab
 served_model route primary_channel backup_channel served_channel attempt_count retry_count fallback_count status outcome http_status
 input_tokens cached_input_tokens cache_write_tokens output_tokens reasoning_tokens usage_source input_price_per_mtok output_price_per_mtok
 list_charge final_charge vendor_charge currency balance_bucket wallet failed_request_policy wallet_entry_id adjustment_amount
-adjustment_reason latency_ms first_token_ms fallback_latency_ms client_request_id upstream_request_id door""".split()
+adjustment_reason latency_ms first_token_ms fallback_latency_ms client_request_id upstream_request_id door savings
+leakage vendor_difference""".split()
 
 
 def check(receipt: dict, seal: dict) -> str:  # type: ignore[type-arg]

@@ -15,7 +15,7 @@ from schemas.money import plain
 # Types whose values would be bent on their way out: DuckDB writes HUGEINT to Parquet as a double.
 INEXACT_TYPES = frozenset({"DOUBLE", "FLOAT", "HUGEINT", "UHUGEINT"})
 
-AMOUNTS = ("list_charge", "final_charge", "vendor_charge", "adjustment_amount")
+AMOUNTS = ("list_charge", "final_charge", "vendor_charge", "adjustment_amount", "savings", "leakage", "vendor_difference")
 COUNTS = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
 
 

@@ -1,6 +1,6 @@
 -- One row is one recorded event, once; of wallet entries with their amounts read, and with a fault where they cannot be booked.
 -- All refunds of a request, in order, may together give a bucket back what the request took from it: the first that goes
--- beyond is a fault, and so is every later one.
+-- beyond is a fault, and so is every later one. What the command asks of who makes an entry is asked here again, of the record.
 -- check: event_id is not null and "at" is not null
 -- check: select event_id from admin_events group by event_id having count(*) > 1
 with events as (
@@ -16,6 +16,7 @@ entries as (
         case when regexp_matches(bonus_text, '^[0-9]{1,24}(\.[0-9]{1,12})?$') then cast(bonus_text as decimal(38,12)) end as bonus,
         json_extract_string(facts, '$.wallet') as wallet,
         json_extract_string(facts, '$.bucket') as bucket,
+        json_extract_string(facts, '$.second') as second,
         json_extract_string(facts, '$.currency') as stated_currency,
         coalesce(request_id, json_extract_string(facts, '$.request_id')) as about_id
     from events
@@ -57,6 +58,12 @@ admin_events as (
             when e.bonus is null or e.bonus > greatest(e.amount, 0) then 'its bonus does not lie between zero and its amount'
             when coalesce(e.stated_currency, s.currency) <> s.currency then 'its currency is not that of the book'
             when e.event <> 'wallet_adjust' and e.amount < 0 then 'its amount is below zero'
+            when e.event = 'wallet_adjust' and (e.actor is null or e.reason is null or e.reference is null)
+                then 'it lacks an actor, a reason or a reference'
+            when e.event = 'wallet_adjust' and abs(e.amount) > s.second_person_above and coalesce(trim(e.second), '') = ''
+                then 'above ' || s.second_person_above || ' it needs a second person, and none agreed'
+            when e.event = 'wallet_adjust' and abs(e.amount) > s.second_person_above and lower(trim(e.second)) = lower(trim(coalesce(e.actor, '')))
+                then 'above ' || s.second_person_above || ' it needs a second person, and it names the first again'
             when e.event = 'wallet_refund' and e.about_id is not null and n.request_id is null then 'it names a request that is not recorded'
             when e.event = 'wallet_refund' and e.about_id is not null and r.limit_amount is null then 'its request was charged nothing in this wallet and bucket'
             when e.event = 'wallet_refund' and r.so_far > r.limit_amount then 'with it the refunds of its request exceed what it was charged'

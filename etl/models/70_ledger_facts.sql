@@ -5,6 +5,8 @@
 -- check: select count(*) from ledger_facts having count(*) is distinct from (select count(distinct request_id) from members)
 -- check: select f.request_id from ledger_facts f left join (select request_id, sum(amount) as amount from charges group by request_id) c on f.request_id = c.request_id where f.final_charge is not null and f.final_charge is distinct from coalesce(c.amount, 0)
 -- check: select f.request_id from ledger_facts f left join (select request_id, -sum(amount) as amount from journal where wallet is not null and kind = 'charge' group by request_id) j on f.request_id = j.request_id where f.final_charge is not null and f.final_charge is distinct from coalesce(j.amount, 0)
+-- check: (savings is null) = (status <> 'ok' or list_charge is null or final_charge is null)
+-- check: leakage is null or final_charge is null or leakage <= final_charge
 with firsts as (
     select m.request_id, r.received_at as created_at, r.endpoint, r.api_model, r.headers, r.door, p.period
     from members m
@@ -45,6 +47,14 @@ channel_starts as (
     select s.request_id, min(s.opened_at) as opened_at
     from steps s join told t on s.request_id = t.request_id and s.channel = t.channel
     where s.ordinal > 0 group by s.request_id
+),
+-- what was charged for tries that did not end ok
+leaks as (
+    select
+        c.request_id,
+        case when sum(case when c.charge is null then 1 else 0 end) = 0 then cast(sum(c.charge) as decimal(38,12)) end as leakage
+    from attempt_charges c join steps s on c.raw_id = s.raw_id and c.raw_ordinal = s.raw_ordinal
+    where s.outcome <> 'ok' group by c.request_id
 ),
 vendor_charges as (
     select s.request_id, cast(sum(u.vendor_charge) as decimal(38,12)) as vendor_charge
@@ -105,7 +115,7 @@ ids as (
 model_primaries as (
     select api, channel from book_model_channel where position = 0
 ),
-ledger_facts as (
+facts as (
     select
         f.request_id, f.created_at, f.period,
         c.user_id, c.project, c.api_key_id, c.api_key_label, c.run_id, c.tags,
@@ -144,13 +154,15 @@ ledger_facts as (
         date_diff('microsecond', f.created_at, n.last_closed_at) // 1000 as latency_ms,
         case when t.is_served then date_diff('microsecond', f.created_at, t.first_token_at) // 1000 end as first_token_ms,
         case when n.fallback_count > 0 then date_diff('microsecond', n.first_opened_at, cs.opened_at) // 1000 end as fallback_latency_ms,
-        i.client_request_id, att.upstream_request_id, f.door
+        i.client_request_id, att.upstream_request_id, f.door,
+        case when lk.request_id is null then cast(0 as decimal(38,12)) else lk.leakage end as leakage
     from firsts f
     cross join setting st
     join callers c on f.request_id = c.request_id
     join lasts l on f.request_id = l.request_id
     left join counted n on f.request_id = n.request_id
     left join costs k on f.request_id = k.request_id
+    left join leaks lk on f.request_id = lk.request_id
     left join told t on f.request_id = t.request_id
     left join book_channel h on t.channel = h.name
     left join channel_starts cs on f.request_id = cs.request_id
@@ -166,5 +178,12 @@ ledger_facts as (
     left join ids i on f.request_id = i.request_id
     left join book_model b on f.api_model = b.api
     left join model_primaries mp on f.api_model = mp.api
+),
+ledger_facts as (
+    select
+        *,
+        case when status = 'ok' then cast(list_charge - final_charge as decimal(38,12)) end as savings,
+        cast(vendor_charge - final_charge as decimal(38,12)) as vendor_difference
+    from facts
 )
 select * from ledger_facts

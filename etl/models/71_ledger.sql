@@ -52,6 +52,9 @@ select
         'fallback_latency_ms' || coalesce('=' || cast(fallback_latency_ms as varchar), '') || chr(10) ||
         'client_request_id' || coalesce('=' || client_request_id, '') || chr(10) ||
         'upstream_request_id' || coalesce('=' || upstream_request_id, '') || chr(10) ||
-        'door' || coalesce('=' || door, '') || chr(10)
+        'door' || coalesce('=' || door, '') || chr(10) ||
+        'savings' || coalesce('=' || cast(savings as varchar), '') || chr(10) ||
+        'leakage' || coalesce('=' || cast(leakage as varchar), '') || chr(10) ||
+        'vendor_difference' || coalesce('=' || cast(vendor_difference as varchar), '') || chr(10)
     ) as receipt_digest
 from ledger_facts
