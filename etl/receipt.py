@@ -17,6 +17,8 @@ from etl.table import jsonable
 from schemas.errors import LedgerError
 from schemas.home import Home
 
+SCHEMA = "urn:tokenledger:receipt:1"  # the name of the schema that a receipt's JSON follows: etl/receipt_schema.py
+
 
 class UnknownRequestError(LedgerError):
     """No recorded request has this id."""
@@ -206,7 +208,7 @@ class Receipt:
     def as_json(self) -> dict[str, Any]:
         """The receipt for machines: amounts as texts with 12 places, instants in UTC, unknown as null."""
         return {
-            "request_id": self.request_id,
+            "schema": SCHEMA,
             "published": self.published,
             **{name: jsonable(value) for name, value in self.facts.items()},
             "attempts": [{**_plain(attempt), "ms": attempt.ms} for attempt in self.attempts],

@@ -111,48 +111,60 @@ NOTHING_TO_TELL = {
 }
 
 INDENT = "  "
+CHECK = "tokenledger receipt {id} --format json > r.json; python tools/verify_receipt.py r.json {folder}/seal.json"
+
+
+def fact(facts: Mapping[str, Any], column: str) -> str:
+    """One fact of the ledger's row as text; what is null is called unknown, or by why there is nothing to tell."""
+    value = facts[column]
+    return NOTHING_TO_TELL.get(column, "none") if value in ({}, []) else cell(value, NOTHING_TO_TELL.get(column, "unknown"))
 
 
 def _facts(facts: Mapping[str, Any], named: Sequence[tuple[str, str]]) -> Iterable[str]:
     wide = max(len(label) for label, _ in named)
-    for label, column in named:
-        value = facts[column]
-        text = cell(value, NOTHING_TO_TELL.get(column, "unknown")) if value not in ({}, []) else NOTHING_TO_TELL.get(column, "none")
-        yield f"{INDENT}{label:<{wide}}  {text}"
+    return (f"{INDENT}{label:<{wide}}  {fact(facts, column)}" for label, column in named)
 
 
-def _attempts(receipt: Receipt) -> Iterable[str]:
-    """The timeline, then what each try that did not simply work and get charged has to say."""
-    yield render(
-        ("#", "started", "channel", "role", "reason", "sent", "status", "HTTP", "outcome", "ms", "bucket", "charged"),
-        [
-            (
-                a.ordinal,
-                a.started_at,
-                a.channel,
-                a.role,
-                a.reason,
-                a.sent_model,
-                a.status,
-                a.http_status,
-                a.outcome,
-                a.ms,
-                a.bucket,
-                a.charged,
-            )
-            for a in receipt.attempts
-        ],
-        indent=INDENT,
-    )
+def state(receipt: Receipt) -> str:
+    """Whether it is published yet."""
+    return "published" if receipt.published else "not published yet: built just now from the records, balances may still move"
+
+
+ATTEMPT_COLUMNS = ("#", "started", "channel", "role", "reason", "sent", "status", "HTTP", "outcome", "ms", "bucket", "charged")
+
+
+def attempt_rows(receipt: Receipt) -> list[tuple[Any, ...]]:
+    """The timeline, a row a try."""
+    return [
+        (
+            a.ordinal,
+            a.started_at,
+            a.channel,
+            a.role,
+            a.reason,
+            a.sent_model,
+            a.status,
+            a.http_status,
+            a.outcome,
+            a.ms,
+            a.bucket,
+            a.charged,
+        )
+        for a in receipt.attempts
+    ]
+
+
+def attempt_notes(receipt: Receipt) -> Iterable[str]:
+    """What each try that did not simply work and get charged has to say, and the policy that decided."""
     for attempt in receipt.attempts:
         if attempt.error:
-            yield f"{INDENT}#{attempt.ordinal} error: {cell(attempt.error)}"
+            yield f"#{attempt.ordinal} error: {cell(attempt.error)}"
         if attempt.disposition_reason:
-            yield f"{INDENT}#{attempt.ordinal} {cell(attempt.disposition)}: {cell(attempt.disposition_reason)}"
+            yield f"#{attempt.ordinal} {cell(attempt.disposition)}: {cell(attempt.disposition_reason)}"
     for policy in receipt.policies:
         flat = "" if policy.flat_amount is None else f" {cell(policy.flat_amount)}"
         yield (
-            f"{INDENT}#{policy.attempt_ordinal} {cell(policy.outcome)}: policy {cell(policy.policy, 'missing')} charges "
+            f"#{policy.attempt_ordinal} {cell(policy.outcome)}: policy {cell(policy.policy, 'missing')} charges "
             f"{cell(policy.charge)}{flat}, in force from {cell(policy.effective_from)}"
         )
         currency = cell(receipt.facts["currency"])
@@ -165,58 +177,97 @@ def _attempts(receipt: Receipt) -> Iterable[str]:
             yield f"{INDENT * 2}{label:<14}  " + (otherwise if amount is None else f"{plain(amount)} {currency}{paid_from}")
 
 
-def _arithmetic(receipt: Receipt) -> Iterable[str]:
-    """Each line as quantity x unit price = amount, their sum, and the rate rows they come from."""
-    yield render(
-        ("attempt", "meter", "quantity", "", "unit price", "", "amount", "rate", "in force from"),
-        [
-            (n.attempt_ordinal, n.meter, n.quantity, "x", n.unit_price, "=", n.amount, n.rate_id, n.rate_effective_from)
-            for n in receipt.lines
-        ],
-        indent=INDENT,
-    )
+LINE_COLUMNS = ("attempt", "meter", "quantity", "", "unit price", "", "amount", "rate", "in force from")
+
+
+def line_rows(receipt: Receipt) -> list[tuple[Any, ...]]:
+    """Each line as quantity x unit price = amount."""
+    return [
+        (n.attempt_ordinal, n.meter, n.quantity, "x", n.unit_price, "=", n.amount, n.rate_id, n.rate_effective_from) for n in receipt.lines
+    ]
+
+
+def line_notes(receipt: Receipt) -> Iterable[str]:
+    """Their sum, and the rate rows they come from."""
     total = sum((line.amount for line in receipt.lines), Decimal(0))
-    yield f"{INDENT}sum of these lines: {plain(total)} {cell(receipt.facts['currency'])}"
+    yield f"sum of these lines: {plain(total)} {cell(receipt.facts['currency'])}"
     for line in receipt.lines:
         if line.priced_as not in (None, line.meter):
-            yield f"{INDENT}{line.meter} has no price of its own and lies inside {line.priced_as}, whose price counts"
+            yield f"{line.meter} has no price of its own and lies inside {line.priced_as}, whose price counts"
     for rate in receipt.rates:
         yield (
-            f"{INDENT}rate {rate.rate_id}: {cell(rate.book)} book, rates.csv line {rate.line}, {cell(rate.channel)} {cell(rate.model)} "
+            f"rate {rate.rate_id}: {cell(rate.book)} book, rates.csv line {rate.line}, {cell(rate.channel)} {cell(rate.model)} "
             f"{cell(rate.meter)}, {rate.price.normalize():f} {cell(rate.currency)} per {rate.per.normalize():f}, from {cell(rate.effective_from)}"
             f"; source: {cell(rate.source)}" + (f"; {cell(rate.note)}" if rate.note else "")
         )
 
 
-def _no_line(receipt: Receipt) -> str:
+def no_line(receipt: Receipt) -> str:
+    """Why there is no arithmetic."""
     return "no line: the charge is unknown" if receipt.facts["final_charge"] is None else "no line: nothing was charged"
 
 
-def _postings(receipt: Receipt) -> str:
-    return render(
-        ("posted", "wallet", "bucket", "kind", "amount", "balance after", "reason", "entry"),
-        [(p.posted_at, p.wallet, p.bucket, p.kind, p.amount, p.balance_after, p.reason or "", p.entry_id) for p in receipt.postings],
-        indent=INDENT,
-    )
+POSTING_COLUMNS = ("posted", "wallet", "bucket", "kind", "amount", "balance after", "reason", "entry")
+
+
+def posting_rows(receipt: Receipt) -> list[tuple[Any, ...]]:
+    """What it moved in wallets."""
+    return [(p.posted_at, p.wallet, p.bucket, p.kind, p.amount, p.balance_after, p.reason or "", p.entry_id) for p in receipt.postings]
+
+
+UNPRICED_COLUMNS = ("meter", "quantity", "channel", "model", "reason")
+UNPRICED_CURE = "cure for a missing price: add a row to book/rates.csv, then tokenledger ledger"
+
+
+def unpriced_rows(receipt: Receipt) -> list[tuple[Any, ...]]:
+    """What has no price."""
+    return [(u.meter, u.quantity, u.channel, u.upstream_model, u.reason) for u in receipt.unpriced]
+
+
+def claim_notes(receipt: Receipt) -> list[str]:
+    """What was said about whom it belongs to and does not count."""
+    claimed = [claim for claim in receipt.claims if claim.standing != "applied"]
+    return [f"{cell(claim.fact)}: {cell(claim.value)} (said by {cell(claim.source)})" for claim in claimed]
+
+
+def proof_notes(receipt: Receipt) -> list[str]:
+    """What shows that nobody changed it since."""
+    if receipt.proof is None:
+        return ["no seal covers it: its month is not closed yet"]
+    proof = receipt.proof
+    return [
+        f"receipt {proof.index + 1} of {proof.count} of {proof.period}, whose root is {proof.root}",
+        f"sealed by {proof.seal}",
+        *(f"join with {sibling.hash} on the {sibling.side}" for sibling in proof.siblings),
+        f"check it: {CHECK.format(id=receipt.request_id, folder=f'ledger/{proof.period}')}",
+    ]
 
 
 def as_text(receipt: Receipt) -> str:
     """The whole receipt as lines of text."""
-    state = "published" if receipt.published else "not published yet: built just now from the records, balances may still move"
-    lines = [f"Receipt {receipt.request_id}  ({state})"]
+    lines = [f"Receipt {receipt.request_id}  ({state(receipt)})"]
     for title, named in SECTIONS:
         lines += ["", title, *_facts(receipt.facts, named)]
-    claimed = [claim for claim in receipt.claims if claim.standing != "applied"]
-    if claimed:
-        lines += ["", "Claimed, but not what counts"]
-        lines += [f"{INDENT}{cell(claim.fact)}: {cell(claim.value)} (said by {cell(claim.source)})" for claim in claimed]
-    lines += ["", "Attempts", *(_attempts(receipt) if receipt.attempts else [f"{INDENT}none: nothing was sent upstream"])]
-    lines += ["", "Arithmetic", *(_arithmetic(receipt) if receipt.lines else [INDENT + _no_line(receipt)])]
+    if claimed := claim_notes(receipt):
+        lines += ["", "Claimed, but not what counts", *_indented(claimed)]
+    lines += ["", "Attempts"]
+    if receipt.attempts:
+        lines += [render(ATTEMPT_COLUMNS, attempt_rows(receipt), indent=INDENT), *_indented(attempt_notes(receipt))]
+    else:
+        lines += [f"{INDENT}none: nothing was sent upstream", *_indented(attempt_notes(receipt))]
+    lines += ["", "Arithmetic"]
+    if receipt.lines:
+        lines += [render(LINE_COLUMNS, line_rows(receipt), indent=INDENT), *_indented(line_notes(receipt))]
+    else:
+        lines.append(INDENT + no_line(receipt))
     if receipt.unpriced:
-        unpriced = [(u.meter, u.quantity, u.channel, u.upstream_model, u.reason) for u in receipt.unpriced]
-        lines += ["", "Without a price (in suspense)", render(("meter", "quantity", "channel", "model", "reason"), unpriced, indent=INDENT)]
-        lines += [f"{INDENT}cure for a missing price: add a row to book/rates.csv, then tokenledger ledger"]
-    lines += ["", "Wallet", _postings(receipt) if receipt.postings else f"{INDENT}no entry"]
+        lines += ["", "Without a price (in suspense)", render(UNPRICED_COLUMNS, unpriced_rows(receipt), indent=INDENT)]
+        lines.append(INDENT + UNPRICED_CURE)
+    lines += ["", "Wallet", render(POSTING_COLUMNS, posting_rows(receipt), indent=INDENT) if receipt.postings else f"{INDENT}no entry"]
     lines += ["", "Ids", *(f"{INDENT}{cell(name.kind)}  {cell(name.id)}" for name in receipt.names)]
-    lines += ["", f"Digest  {cell(receipt.facts['receipt_digest'])}"]
+    lines += ["", f"Digest  {cell(receipt.facts['receipt_digest'])}", *_indented(proof_notes(receipt))]
     return "\n".join(lines)
+
+
+def _indented(lines: Iterable[str]) -> Iterable[str]:
+    return (INDENT + line for line in lines)

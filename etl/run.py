@@ -69,20 +69,35 @@ COLUMNS = (
 )
 
 
+SUM_COLUMNS = ("wallet", "bucket", "attempts", "charged", "currency", "charge unknown")
+
+
+def statuses(receipts: Sequence[Receipt]) -> str:
+    """How many of the requests ended how."""
+    counts = Counter(cell(receipt.facts["status"]) for receipt in receipts)
+    return ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+
+
+def rows(receipts: Sequence[Receipt]) -> list[tuple[Any, ...]]:
+    """The columns of each request."""
+    return [tuple(receipt.facts[column] for column in COLUMNS) for receipt in receipts]
+
+
+def sums(receipts: Sequence[Receipt]) -> list[tuple[Any, ...]]:
+    """The totals as rows."""
+    return [(t.wallet, t.bucket, t.attempts, plain(t.charged), t.currency, t.unknown or "") for t in totals(receipts)]
+
+
 def as_text(run_id: str, receipts: Sequence[Receipt]) -> str:
     """The run for people: one line a request, one total a bucket."""
-    statuses = Counter(cell(receipt.facts["status"]) for receipt in receipts)
-    summary = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
-    rows = [tuple(receipt.facts[column] for column in COLUMNS) for receipt in receipts]
-    sums = [(t.wallet, t.bucket, t.attempts, plain(t.charged), t.currency, t.unknown or "") for t in totals(receipts)]
     return "\n".join(
         [
-            f"Run {cell(run_id)}: {len(receipts)} requests ({summary})",
+            f"Run {cell(run_id)}: {len(receipts)} requests ({statuses(receipts)})",
             "",
-            render(COLUMNS, rows, indent="  "),
+            render(COLUMNS, rows(receipts), indent="  "),
             "",
             "Paid from",
-            render(("wallet", "bucket", "attempts", "charged", "currency", "charge unknown"), sums, indent="  "),
+            render(SUM_COLUMNS, sums(receipts), indent="  "),
             "",
             f"One of them in full: tokenledger receipt {receipts[0].request_id}",
         ]

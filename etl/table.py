@@ -57,11 +57,16 @@ def width(text: str) -> int:
 def render(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, unknown: str = UNKNOWN, indent: str = "") -> str:
     """A head, a rule and the rows; a column whose values are all numbers stands right. Ends without a newline."""
     rows = [tuple(row) for row in rows]
-    right = [any(_number(r[i]) for r in rows) and all(r[i] is None or _number(r[i]) for r in rows) for i in range(len(columns))]
+    right = numeric(len(columns), rows)
     texts = [[cell(value, unknown) for value in row] for row in rows]
     widths = [max(width(line[i]) for line in [list(columns), *texts]) for i in range(len(columns))]
     lines = [list(columns), ["-" * w for w in widths], *texts]
     return "\n".join(indent + _line(line, widths, right).rstrip() for line in lines)
+
+
+def numeric(count: int, rows: Sequence[Sequence[Any]]) -> list[bool]:
+    """Of each of `count` columns, whether all that is known in it are numbers, which stand right."""
+    return [any(_number(row[i]) for row in rows) and all(row[i] is None or _number(row[i]) for row in rows) for i in range(count)]
 
 
 def _number(value: Any) -> bool:

@@ -10,8 +10,11 @@ from typing import Any
 
 import duckdb
 import pytest
+from jsonschema import Draft202012Validator
 
 from etl.build import build
+from etl.receipt import load
+from etl.receipt_schema import schema
 from schemas.home import Home
 from tests.certs import Authority, Leaf
 from tests.clients import Door
@@ -99,6 +102,16 @@ def test_the_ledger_row_and_the_charge_are_those_worked_by_hand(travelled: Trave
         lines = travelled.rows("select meter, quantity, unit_price, amount from charges where request_id = ?", row["request_id"])
         assert {line["meter"]: int(line["quantity"]) for line in lines} == case.meters
         assert all(line["amount"] == line["quantity"] * line["unit_price"] for line in lines)
+
+
+def test_every_golden_receipt_holds_to_the_published_schema(travelled: Travelled) -> None:
+    """All members of the JSON, their types and their forms, for every case through both doors."""
+    validator = Draft202012Validator(schema())
+    receipts = [
+        load(travelled.ledger, row["request_id"], published=True).as_json() for row in travelled.rows("select request_id from ledger")
+    ]
+    assert len(receipts) >= len(TRIPS)
+    assert {receipt["client_request_id"]: error.message for receipt in receipts for error in validator.iter_errors(receipt)} == {}
 
 
 @pytest.mark.parametrize(("case", "door"), TOLD)

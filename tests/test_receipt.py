@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import datetime as dt
+import html
+import io
 import json
+import re
 from decimal import Decimal
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pypdf
 import pytest
+from jsonschema import Draft202012Validator
 
 from etl import run as agent_run
+from etl.page import pdf
 from etl.published import open_ledger
 from etl.receipt import AmbiguousRequestError, Receipt, UnknownRunError, load, matches, of_run
-from etl.receipt_text import SECTIONS, as_text
+from etl.receipt_page import receipt_page, run_page
+from etl.receipt_schema import schema
+from etl.receipt_text import SECTIONS, as_text, fact
 from schemas.home import Home
 from schemas.ledger import LEDGER
 from tests.published import Rows, publish
@@ -330,3 +339,113 @@ def test_a_run_adds_up_without_netting_buckets(home: Home) -> None:
     assert "3 requests (1 failed, 2 ok)" in text
     with pytest.raises(UnknownRunError):
         of_run(home, "run-8")
+
+
+HOSTILE = {
+    "user_id": "<script>alert('user')</script>",
+    "project": '"><img src=x onerror=alert(1)>',
+    "api_key_label": "\u05de\u05e4\u05ea\u05d7 \u202e{{ 7 * 7 }}",
+    "public_model": "a model with a long name " * 20,
+    "adjustment_reason": "</style><svg onload=alert(2)>",
+}
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Receipt:
+    """The same request under names that somebody chose in order to be run, to be laid out badly, or to hide."""
+    home = Home(tmp_path / "hostile")
+    first, *others = ROWS["ledger"]
+    attempts = [{**attempt, "channel": "<script>cheap</script>"} for attempt in ROWS["attempts"]]
+    publish(home, {**ROWS, "ledger": [{**first, **HOSTILE}, *others], "attempts": attempts})
+    return _receipt(home, "req-1")
+
+
+class Elements(HTMLParser):
+    """What a browser would make of a page: the names of its elements and of their attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+
+def told_by(page: str) -> str:
+    """What a page shows as text: its markup taken away, runs of space made one."""
+    visible = re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL)
+    return " ".join(html.unescape(visible).split())
+
+
+def told_by_pdf(document: bytes) -> str:
+    """What a PDF shows as text."""
+    return " ".join(" ".join(page.extract_text() for page in pypdf.PdfReader(io.BytesIO(document)).pages).split())
+
+
+def test_page_and_pdf_tell_every_fact_as_the_text_does(home: Home) -> None:
+    """Each fact, each line's arithmetic, policy, entry and balance stand on the page and in the PDF, written alike; no admin does."""
+    receipt = _receipt(home, "req-1")
+    page = receipt_page(receipt)
+    for told in (told_by(page), told_by_pdf(pdf(page))):
+        for column in LEDGER.column_names:
+            assert fact(receipt.facts, column) in told, column
+        assert "200 x 0.000000125000 = 0.000025000000" in told
+        assert "sum of these lines: 0.001775000000 USD" in told
+        assert "source: https://example.com/pricing" in told
+        assert "#1 timeout: policy routed timeouts are free charges none" in told
+        assert "9.998225000000" in told
+        assert ADMIN not in told
+
+
+def test_a_page_is_one_file_that_runs_and_fetches_nothing(hostile: Receipt) -> None:
+    """Names that are markup, templates or direction marks are shown as they were sent; nothing is linked, loaded or run."""
+    page = receipt_page(hostile)
+    elements = Elements()
+    elements.feed(page)
+    assert elements.tags & {"script", "img", "link", "iframe", "object", "a", "foreignobject"} == set()
+    assert {name for name in elements.attributes if name.startswith("on") or name.endswith(("src", "href"))} == set()
+    told = told_by(page)
+    for name in ("user_id", "project", "adjustment_reason"):
+        assert HOSTILE[name] in told
+    assert "\\u202e{{ 7 * 7 }}" in told, "what would turn the line round is shown as its code"
+    assert "&lt;script&gt;cheap" in page.split("<svg")[1].split("</svg>")[0], "the chart escapes names too"
+    assert told_by_pdf(pdf(page)).count("alert('user')") == 1
+
+
+def test_the_same_receipt_gives_the_same_bytes(home: Home) -> None:
+    """Neither page nor PDF holds a clock, a chance or a count of what was drawn before."""
+    receipt = _receipt(home, "req-1")
+    first = receipt_page(receipt)
+    assert receipt_page(receipt) == first
+    assert pdf(first) == pdf(first)
+
+
+def test_the_timeline_shows_each_try_with_its_scale(home: Home) -> None:
+    """Each try is named in the drawing, the axis has its unit, and what a bar means can be read aloud."""
+    drawn = html.unescape(receipt_page(_receipt(home, "req-1")).split("<svg")[1].split("</svg>")[0])
+    for words in ("#1 cheap", "#2 openai", "ms after the request came in", "failed", "#1 cheap, primary, first: timeout after 2000 ms"):
+        assert words in drawn
+    assert "<svg" not in receipt_page(_receipt(home, "req-1")).split("Arithmetic")[1]
+
+
+def test_a_run_has_a_page_too(home: Home) -> None:
+    """Its requests, and what each bucket paid."""
+    receipts = of_run(home, "run-7")
+    told = told_by(run_page("run-7", receipts))
+    assert all(receipt.request_id in told for receipt in receipts)
+    assert "team official_credit 2 0.001775000000 USD 1" in told
+
+
+def test_the_json_holds_to_its_published_schema(home: Home) -> None:
+    """Every receipt fits the schema; one with a float, a missing fact or an unknown member does not."""
+    known = schema()
+    Draft202012Validator.check_schema(known)
+    validator = Draft202012Validator(known)
+    receipts = [_receipt(home, f"req-{number}").as_json() for number in (1, 2, 3)]
+    assert [error.message for receipt in receipts for error in validator.iter_errors(receipt)] == []
+    first = receipts[0]
+    without = {name: value for name, value in first.items() if name != "final_charge"}
+    for bent in ({**first, "final_charge": 0.001775}, {**first, "actor": ADMIN}, without, {**first, "schema": "urn:other"}):
+        assert not validator.is_valid(bent)
