@@ -174,7 +174,7 @@ def attempt_notes(receipt: Receipt) -> Iterable[str]:
             ("vendor charged", policy.vendor_amount, "not reported"),
         ):
             paid_from = f" from {cell(policy.booked_bucket)}" if label == "booked" and policy.booked_bucket else ""
-            yield f"{INDENT * 2}{label:<14}  " + (otherwise if amount is None else f"{plain(amount)} {currency}{paid_from}")
+            yield f"{INDENT}{label:<14}  " + (otherwise if amount is None else f"{plain(amount)} {currency}{paid_from}")
 
 
 LINE_COLUMNS = ("attempt", "meter", "quantity", "", "unit price", "", "amount", "rate", "in force from")
