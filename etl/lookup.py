@@ -61,6 +61,20 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
         "item_value": TEXT,
         "note": TEXT,
     },
+    # a reply's usage in parts that several models made, each with its own price
+    "inner_parts": {
+        "priority": NUMBER,
+        "endpoint": TEXT,
+        "path": TEXT,  # of the object that holds the list of parts, as in usage_places
+        "list_path": TEXT,
+        "type_path": TEXT,  # where given, a part counts where this member is `type`
+        "type": TEXT,
+        "model_path": TEXT,
+        "usage_path": TEXT,
+        "stands": TEXT,  # beside the tokens at the top | instead of them, and then every part of the list counts
+        "dialect": TEXT,
+        "note": TEXT,
+    },
     "attribution": {
         "fact": TEXT,
         "priority": NUMBER,
@@ -91,7 +105,6 @@ RULES = {
     "less": "taken from the meter's quantity",
     "rest": "the vendor's total; what it exceeds the counted parts by is the meter's quantity",
     "total": "the vendor's total; if the parts do not add up to it the usage is quarantined",
-    "refuse": "where it is there, the usage is quarantined, for the reason in the note",
 }
 _READ: dict[pa.DataType, Callable[[str], Any]] = {TEXT: str, NUMBER: int, FLAG: {"true": True, "false": False}.__getitem__}
 
@@ -109,9 +122,11 @@ def lookup_tables(folder: Path = FOLDER) -> dict[str, pa.Table]:
             raise AuditTableError(f"dialects.csv: no meter {', '.join(sorted(unknown))}", "use a meter of schemas/meters.py")
         if row["rule"] not in RULES:
             raise AuditTableError(f"dialects.csv: no rule {row['rule']}", f"use one of {', '.join(RULES)}")
-    unread = {row["dialect"] for row in tables["table_usage_places"].to_pylist()} - set(tables["table_dialects"]["dialect"].to_pylist())
-    if unread:
-        raise AuditTableError(f"usage_places.csv: no dialect {', '.join(sorted(unread))}", "describe it in dialects.csv")
+    described = set(tables["table_dialects"]["dialect"].to_pylist())
+    for name in ("usage_places", "inner_parts"):
+        unread = set(tables[f"table_{name}"]["dialect"].to_pylist()) - described
+        if unread:
+            raise AuditTableError(f"{name}.csv: no dialect {', '.join(sorted(unread))}", "describe it in dialects.csv")
     return tables | {"meter": _meters(), "meter_chain": _chains()}
 
 

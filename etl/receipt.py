@@ -95,6 +95,7 @@ class Line:
     """One line of arithmetic: quantity x unit_price = amount, and the rate row that says so."""
 
     attempt_ordinal: int
+    model: str | None
     meter: str
     quantity: int
     unit_price: Decimal
@@ -236,7 +237,7 @@ Row = TypeVar("Row", bound=Part)
 # Where the rows of each part stand, and in which order; its fields are the columns.
 FROM: dict[type[Any], str] = {
     Attempt: "attempts WHERE request_id = ? ORDER BY ordinal",
-    Line: "charges WHERE request_id = ? ORDER BY attempt_ordinal, meter, rate_id, list_rate_id",
+    Line: "charges WHERE request_id = ? ORDER BY attempt_ordinal, model, meter, rate_id, list_rate_id",
     Rate: "model_prices WHERE rate_id IN (SELECT unnest([rate_id, list_rate_id]) FROM charges WHERE request_id = ?) ORDER BY book, line",
     Policy: "attempt_policy WHERE request_id = ? ORDER BY attempt_ordinal, raw_request_id",
     Unpriced: "unpriced WHERE request_id = ? ORDER BY attempt_ordinal, meter, reason",

@@ -18,7 +18,7 @@ from schemas.ledger import BY_NAME, LEDGER, Column
 # The parts of a receipt under the names they have in its JSON, and what each list says.
 PARTS: dict[str, tuple[type[Any], str]] = {
     "attempts": (Attempt, "every try sent upstream, in time"),
-    "charges": (Line, "the arithmetic: quantity x unit_price = amount, a line per attempt and meter"),
+    "charges": (Line, "the arithmetic: quantity x unit_price = amount, a line per attempt, model, meter and price"),
     "rates": (Rate, "the rows of rates.csv that the lines refer to, as they were when the ledger was built"),
     "policies": (Policy, "the rows of failed_requests.csv that decided what failed attempts cost"),
     "unpriced": (Unpriced, "meters whose charge is not known, and what is missing"),

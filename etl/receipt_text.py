@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from etl.receipt import Receipt
+from etl.receipt import Line, Receipt
 from etl.table import cell, render
 from schemas.money import plain
 
@@ -181,9 +181,21 @@ LINE_COLUMNS = ("attempt", "meter", "quantity", "", "unit price", "", "amount", 
 
 
 def line_rows(receipt: Receipt) -> list[tuple[Any, ...]]:
-    """Each line as quantity x unit price = amount."""
+    """Each line as quantity x unit price = amount, with its model where that is not the one sent."""
+    sent = {attempt.ordinal: attempt.sent_model for attempt in receipt.attempts}
     return [
-        (n.attempt_ordinal, n.meter, n.quantity, "x", n.unit_price, "=", n.amount, n.rate_id, n.rate_effective_from) for n in receipt.lines
+        (
+            n.attempt_ordinal,
+            _of_model(n, sent.get(n.attempt_ordinal)),
+            n.quantity,
+            "x",
+            n.unit_price,
+            "=",
+            n.amount,
+            n.rate_id,
+            n.rate_effective_from,
+        )
+        for n in receipt.lines
     ]
 
 
@@ -200,6 +212,10 @@ def line_notes(receipt: Receipt) -> Iterable[str]:
             f"{cell(rate.meter)}, {rate.price.normalize():f} {cell(rate.currency)} per {rate.per.normalize():f}, from {cell(rate.effective_from)}"
             f"; source: {cell(rate.source)}" + (f"; {cell(rate.note)}" if rate.note else "")
         )
+
+
+def _of_model(line: Line, sent: str | None) -> str:
+    return line.meter if line.model in (None, sent) else f"{line.meter} of {line.model}"
 
 
 def no_line(receipt: Receipt) -> str:

@@ -173,8 +173,9 @@ ATTEMPTS = _table(
 
 CHARGES = _table(
     "charges",
-    "One row per attempt, meter and price: quantity x unit_price = amount, exactly.",
-    "request_id attempt_ordinal meter rate_id list_rate_id",
+    "One row per attempt, model, meter and price (one per attempt and meter where one model answered at one price): quantity x "
+    "unit_price = amount, exactly.",
+    "request_id attempt_ordinal model meter rate_id list_rate_id",
     _REQUEST_ID,
     _ATTEMPT_ORDINAL,
     ("meter", TEXT, "what was counted; meters partition the total, each unit is in one of them"),
@@ -187,6 +188,7 @@ CHARGES = _table(
     ("list_unit_price", UNIT_PRICE, "the list price of one unit, null if there is none"),
     ("list_amount", AMOUNT, "quantity x list_unit_price"),
     ("list_rate_id", TEXT, "the row of rates.csv that set the list price"),
+    ("model", TEXT, "the model whose price counts: the one sent, or that of a part that another model made; null for a rounding"),
 )
 
 JOURNAL = _table(

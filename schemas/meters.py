@@ -26,6 +26,7 @@ class Meter:
 
 # An image's or a video's price may depend on its size and quality: a rate row may name the variant, else the plain meter's holds.
 IMAGE_SIZES = "256x256 512x512 1024x1024 1024x1536 1536x1024 1024x1792 1792x1024".split()
+SEARCH_CONTEXTS = "low medium high".split()  # Perplexity: the fee of a request depends on how much of the web it read
 IMAGE_QUALITIES = "standard hd low medium high".split()
 VIDEO_SIZES = "720x1280 1280x720 1024x1792 1792x1024".split()
 
@@ -65,6 +66,7 @@ _PLAIN: tuple[Meter, ...] = (
     Meter("rounding", "charge", "other", None, True, "what the vendor's rounding rule adds to one charge, or takes from it"),
 )
 _VARIANTS = (
+    *(Meter(f"request_{size}", "request", "other", "request", True, f"one call with a {size} search context") for size in SEARCH_CONTEXTS),
     *(Meter(f"image_{size}", "image", "other", "image", False, f"one image of {size}") for size in IMAGE_SIZES),
     *(
         Meter(f"image_{quality}_{size}", "image", "other", f"image_{size}", False, f"one image of {size} in {quality} quality")

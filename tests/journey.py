@@ -10,10 +10,10 @@ A case is `case.toml` with the bytes beside it:
                 drop (true: the connection is dropped after the body, before it ends)
                 `@DOOR@` in a path or a body stands for the door's name, so that each door's vendor has ids of its own
     [prices]    meter -> price per million units, for this case's model on its channel; [list_prices] the same for the list book,
-                [tier_prices.NAME] the same for a service tier
+                [tier_prices.NAME] the same for a service tier, [model_prices."NAME"] the same for another model
     [record]    columns of the raw response row, as they must be
     [ledger]    columns of the ledger row, as they must be; amounts as text
-    [meters]    meter -> quantity: all of the request's charged lines
+    [meters]    meter -> quantity: all of the request's charged lines; `model/meter` where the model is neither the one sent nor the case's
     [evidence.GATEWAY]  fact -> value: all that the reply tells about the route of a gateway beyond ours
     worked      the charge worked out by hand, for the reader
 """
@@ -99,6 +99,8 @@ def _case(path: Path) -> Case:
     prices = [Priced(channel, model, meter, price) for meter, price in facts.get("prices", {}).items()]
     for tier, tier_prices in facts.get("tier_prices", {}).items():
         prices += [Priced(channel, model, meter, price, tier=tier) for meter, price in tier_prices.items()]
+    for other, its_prices in facts.get("model_prices", {}).items():
+        prices += [Priced(channel, other, meter, price) for meter, price in its_prices.items()]
     prices += [Priced(channel, model, meter, price, "list") for meter, price in facts.get("list_prices", {}).items()]
     return Case(
         name=path.parent.name,

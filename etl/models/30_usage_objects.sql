@@ -1,31 +1,35 @@
 -- One row is one object from which a try's usage is read. Of the places where usage stands, or that stand in for it (facts of the
 -- message, headers, the request), the first row of usage_places.csv that holds names the dialect of its part; all places of
 -- that dialect are kept, for a later place may say what an earlier one leaves out.
--- check: object is not null and dialect is not null and source in ('reported', 'recounted')
--- check: select raw_id, raw_ordinal, part, path from usage_objects group by all having count(*) > 1
--- check: select raw_id, raw_ordinal, part from usage_objects group by all having count(distinct dialect) > 1
-with reported as (
-    select raw_id, raw_ordinal, unnest(usage) as place from steps where usage is not null
+-- piece is empty for the reply as a whole, else which piece of it: a part that another model made (inner_parts.csv); model is then the piece's own, null where it names none. Where such parts stand instead of the tokens at
+-- the top, the object at the top keeps only its other counts.
+-- check: object is not null and dialect is not null and source in ('reported', 'recounted') and keeps in ('all', 'other')
+-- check: select raw_id, raw_ordinal, piece, part, path from usage_objects group by all having count(*) > 1
+-- check: select raw_id, raw_ordinal, piece, part from usage_objects group by all having count(distinct dialect) > 1
+with told as (
+    select raw_id, raw_ordinal, endpoint, channel, url, usage, facts, headers, case when http_status between 200 and 299 then body_facts end as body_facts
+    from steps
+),
+reported as (
+    select raw_id, raw_ordinal, endpoint, channel, url, unnest(usage) as place from told where usage is not null
 ),
 seen as (
-    select raw_id, raw_ordinal, place.path as path, place.object as object from reported
+    select raw_id, raw_ordinal, '' as piece, cast(null as varchar) as model, endpoint, channel, url, place.path as path, place.object as object from reported
     union all
-    select raw_id, raw_ordinal, '(facts)', facts from steps where facts is not null
+    select raw_id, raw_ordinal, '', null, endpoint, channel, url, '(facts)', facts from told where facts is not null
     union all
-    select raw_id, raw_ordinal, '(headers)', headers from steps where headers is not null
+    select raw_id, raw_ordinal, '', null, endpoint, channel, url, '(headers)', headers from told where headers is not null
     union all
-    select raw_id, raw_ordinal, '(request)', body_facts from steps where body_facts is not null and http_status between 200 and 299
+    select raw_id, raw_ordinal, '', null, endpoint, channel, url, '(request)', body_facts from told where body_facts is not null
 ),
 known as (
     select
-        n.raw_id, n.raw_ordinal, n.path, n.object, s.endpoint, c.usage_dialect,
-        regexp_extract(coalesce(s.url, ''), '^[a-z]+://([^/:]+)', 1) as host
-    from seen n
-    join steps s on n.raw_id = s.raw_id and n.raw_ordinal = s.raw_ordinal
-    left join book_channel c on s.channel = c.name
+        n.raw_id, n.raw_ordinal, n.piece, n.model, n.path, n.object, n.endpoint, c.usage_dialect,
+        regexp_extract(coalesce(n.url, ''), '^[a-z]+://([^/:]+)', 1) as host
+    from seen n left join book_channel c on n.channel = c.name
 ),
 matched as (
-    select k.raw_id, k.raw_ordinal, k.path, k.object, p.priority, p.dialect, p.part, p.role, p.source
+    select k.raw_id, k.raw_ordinal, k.piece, k.model, k.path, k.object, p.priority, p.dialect, p.part, p.role, p.source
     from known k
     join table_usage_places p
         on k.path = p.path
@@ -34,13 +38,46 @@ matched as (
         and (p.has is null or json_extract_string(k.object, p.has) is not null)
 ),
 ruled as (
-    select raw_id, raw_ordinal, part, dialect from matched where role = 'main'
-    qualify row_number() over (partition by raw_id, raw_ordinal, part order by priority, path) = 1
+    select raw_id, raw_ordinal, piece, part, dialect from matched where role = 'main'
+    qualify row_number() over (partition by raw_id, raw_ordinal, piece, part order by priority, path) = 1
+),
+listed as (
+    select
+        k.raw_id, k.raw_ordinal, k.piece, k.model, k.path, k.object, i.priority, i.list_path, i.type_path, i.type, i.model_path, i.usage_path,
+        i.stands, i.dialect, unnest(generate_series(0, cast(json_array_length(k.object, i.list_path) as bigint) - 1)) as place
+    from known k join table_inner_parts i on k.path = i.path and (i.endpoint = '%' or k.endpoint like i.endpoint)
+    where json_type(k.object, i.list_path) = 'ARRAY'
+),
+items as (
+    select *, json_extract(object, list_path || '[' || place || ']') as item from listed
+),
+typed as (
+    select *, type_path is null or coalesce(json_extract_string(item, type_path) = type, false) as is_named from items
+),
+chosen as (
+    select raw_id, raw_ordinal, piece, path, priority, stands from typed where is_named
+    qualify row_number() over (partition by raw_id, raw_ordinal, piece order by priority, path) = 1
+),
+inner_parts as (
+    select
+        t.raw_id, t.raw_ordinal, trim(t.piece || ' inner ' || (t.place + 1)) as piece,
+        coalesce(json_extract_string(t.item, t.model_path), t.model, case when t.is_named then '(no model)' end) as model,
+        t.dialect, json_extract(t.item, t.usage_path) as object
+    from typed t
+    join chosen c
+        on t.raw_id = c.raw_id and t.raw_ordinal = c.raw_ordinal and t.piece = c.piece and t.path = c.path and t.priority = c.priority
+    where t.is_named or t.stands = 'instead'
 ),
 usage_objects as (
-    select m.raw_id, m.raw_ordinal, m.part, m.dialect, m.path, m.priority, m.source, m.object
+    select
+        m.raw_id, m.raw_ordinal, m.piece, m.model, m.part, m.dialect, m.path, m.priority, m.source, m.object,
+        case when m.part = 'tokens' and c.stands = 'instead' then 'other' else 'all' end as keeps
     from matched m
-    join ruled r on m.raw_id = r.raw_id and m.raw_ordinal = r.raw_ordinal and m.part = r.part and m.dialect = r.dialect
-    qualify row_number() over (partition by m.raw_id, m.raw_ordinal, m.part, m.path order by m.priority) = 1
+    join ruled r on m.raw_id = r.raw_id and m.raw_ordinal = r.raw_ordinal and m.piece = r.piece and m.part = r.part and m.dialect = r.dialect
+    left join chosen c on m.raw_id = c.raw_id and m.raw_ordinal = c.raw_ordinal and m.piece = c.piece
+    qualify row_number() over (partition by m.raw_id, m.raw_ordinal, m.piece, m.part, m.path order by m.priority) = 1
+    union all
+    select raw_id, raw_ordinal, piece, model, 'tokens', dialect, '(inner)', 1, 'reported', cast(object as varchar), 'all'
+    from inner_parts where object is not null
 )
 select * from usage_objects

@@ -1,31 +1,31 @@
--- One row is one meter of one part of a try's usage. gross is the vendor's count, own is what is left of it without the meters
--- inside it, so that each unit is counted once. A count that is no exact non-negative whole number (of seconds, a started one
+-- One row is one meter of one part of one piece of a try's usage. gross is the vendor's count, own is what is left of it without
+-- the meters inside it, so that each unit is counted once. A count that is no exact non-negative whole number (of seconds, a started one
 -- counts whole), one smaller than what lies inside it, parts that do not add up to the vendor's total, and a count that the
 -- endpoint owes and that is not there, are faults: they are quarantined and never charged.
--- check: select raw_id, raw_ordinal, part, meter from usage_reported group by all having count(*) > 1
+-- check: select raw_id, raw_ordinal, piece, part, meter from usage_reported group by all having count(*) > 1
 -- check: fault is not null or (gross >= own and own >= 0)
 with scalars as (
-    select o.raw_id, o.raw_ordinal, o.part, o.priority, o.source, d.rule, d.meter, d.pick, d.inside, d.note,
+    select o.raw_id, o.raw_ordinal, o.piece, o.part, o.priority, o.source, d.rule, d.meter, d.pick, d.inside,
         json_extract_string(o.object, d.json_path) as written
     from usage_objects o join table_dialects d on o.dialect = d.dialect
-    where d.list_path is null
+    where d.list_path is null and (o.keeps = 'all' or d.meter in (select name from meter where family = 'other'))
 ),
 lists as (
-    select o.raw_id, o.raw_ordinal, o.part, o.priority, o.source, d.rule, d.meter, d.pick, d.inside, d.note,
+    select o.raw_id, o.raw_ordinal, o.piece, o.part, o.priority, o.source, d.rule, d.meter, d.pick, d.inside,
         d.json_path, d.item_path, d.item_value, unnest(cast(json_extract(o.object, d.list_path) as json[])) as item
     from usage_objects o join table_dialects d on o.dialect = d.dialect
-    where d.list_path is not null and json_type(o.object, d.list_path) = 'ARRAY'
+    where d.list_path is not null and o.keeps = 'all' and json_type(o.object, d.list_path) = 'ARRAY'
 ),
 written as (
     select * from scalars where written is not null
     union all
-    select raw_id, raw_ordinal, part, priority, source, rule, meter, pick, inside, note, json_extract_string(item, json_path)
+    select raw_id, raw_ordinal, piece, part, priority, source, rule, meter, pick, inside, json_extract_string(item, json_path)
     from lists where json_extract_string(item, item_path) = item_value and json_extract_string(item, json_path) is not null
 ),
 first_places as (
     -- of one meter's members, and of the places of one member, the first that is there
     select * from written
-    qualify dense_rank() over (partition by raw_id, raw_ordinal, part, rule, meter order by pick, priority) = 1
+    qualify dense_rank() over (partition by raw_id, raw_ordinal, piece, part, rule, meter order by pick, priority) = 1
 ),
 parsed as (
     select
@@ -38,41 +38,40 @@ parsed as (
             then try_cast(regexp_replace(w.written, '\.0+$', '') as bigint)
         end as quantity
     from first_places w left join meter m on w.meter = m.name
-    where w.rule <> 'refuse'
 ),
 totals as (
-    select raw_id, raw_ordinal, part, max(meter) as meter, max(rule) as rule, max(written) as written, max(quantity) as total
-    from parsed where rule in ('total', 'rest') group by raw_id, raw_ordinal, part
+    select raw_id, raw_ordinal, piece, part, max(meter) as meter, max(rule) as rule, max(written) as written, max(quantity) as total
+    from parsed where rule in ('total', 'rest') group by raw_id, raw_ordinal, piece, part
 ),
 grossed as (
     select
-        raw_id, raw_ordinal, part, meter, max(source) as source,
+        raw_id, raw_ordinal, piece, part, meter, max(source) as source,
         max(inside) as inside,
         cast(sum(case when rule = 'less' then -quantity else quantity end) as bigint) as gross,
         max(case when quantity is null then written end) as unreadable,
         max(case when rule = 'outside' or unit <> 'token' then 1 else 0 end) = 0 as is_in_total
-    from parsed where rule in ('count', 'outside', 'add', 'less') group by raw_id, raw_ordinal, part, meter
+    from parsed where rule in ('count', 'outside', 'add', 'less') group by raw_id, raw_ordinal, piece, part, meter
 ),
 sums as (
-    select raw_id, raw_ordinal, part, max(source) as source,
+    select raw_id, raw_ordinal, piece, part, max(source) as source,
         cast(sum(case when inside is null and is_in_total then gross end) as bigint) as parts,
         max(unreadable) as unreadable
-    from grossed group by raw_id, raw_ordinal, part
+    from grossed group by raw_id, raw_ordinal, piece, part
 ),
 with_rest as (
-    select raw_id, raw_ordinal, part, meter, source, inside, gross, unreadable from grossed
+    select raw_id, raw_ordinal, piece, part, meter, source, inside, gross, unreadable from grossed
     union all
-    select t.raw_id, t.raw_ordinal, t.part, t.meter, s.source, null, t.total - s.parts, case when t.total is null then t.written end
-    from totals t join sums s on t.raw_id = s.raw_id and t.raw_ordinal = s.raw_ordinal and t.part = s.part
+    select t.raw_id, t.raw_ordinal, t.piece, t.part, t.meter, s.source, null, t.total - s.parts, case when t.total is null then t.written end
+    from totals t join sums s on t.raw_id = s.raw_id and t.raw_ordinal = s.raw_ordinal and t.piece = s.piece and t.part = s.part
     where t.rule = 'rest' and s.parts is not null
 ),
 contained as (
-    select raw_id, raw_ordinal, part, inside as meter, cast(sum(gross) as bigint) as gross
-    from with_rest where inside is not null group by raw_id, raw_ordinal, part, inside
+    select raw_id, raw_ordinal, piece, part, inside as meter, cast(sum(gross) as bigint) as gross
+    from with_rest where inside is not null group by raw_id, raw_ordinal, piece, part, inside
 ),
 metered as (
     select
-        g.raw_id, g.raw_ordinal, g.part, g.meter, g.source, g.gross,
+        g.raw_id, g.raw_ordinal, g.piece, g.part, g.meter, g.source, g.gross,
         g.gross - coalesce(c.gross, 0) as own,
         case
             when g.unreadable is not null then g.meter || ' is reported as ' || substr(g.unreadable, 1, 40) || ', which is no whole number'
@@ -81,42 +80,39 @@ metered as (
             when g.gross < 0 then g.meter || ' comes to ' || g.gross
         end as fault
     from with_rest g
-    left join contained c on g.raw_id = c.raw_id and g.raw_ordinal = c.raw_ordinal and g.part = c.part and g.meter = c.meter
+    left join contained c on g.raw_id = c.raw_id and g.raw_ordinal = c.raw_ordinal and g.piece = c.piece and g.part = c.part and g.meter = c.meter
 ),
 missums as (
     select
-        t.raw_id, t.raw_ordinal, t.part, 'total' as meter, s.source,
+        t.raw_id, t.raw_ordinal, t.piece, t.part, 'total' as meter, s.source,
         case
             when t.total is null then 'the total is reported as ' || substr(t.written, 1, 40) || ', which is no whole number'
             else 'the total is reported as ' || t.total || ', but its parts add up to ' || coalesce(s.parts, 0)
         end as fault
-    from totals t join sums s on t.raw_id = s.raw_id and t.raw_ordinal = s.raw_ordinal and t.part = s.part
+    from totals t join sums s on t.raw_id = s.raw_id and t.raw_ordinal = s.raw_ordinal and t.piece = s.piece and t.part = s.part
     where t.rule = 'total' and s.unreadable is null and t.total is distinct from coalesce(s.parts, 0)
 ),
 families as (
-    select u.raw_id, u.raw_ordinal, u.part, max(u.source) as source,
+    select u.raw_id, u.raw_ordinal, max(u.source) as source,
         max(case when m.family = 'input' then 1 else 0 end) as has_input,
         max(case when m.family = 'output' then 1 else 0 end) as has_output
     from metered u join meter m on u.meter = m.name
-    where u.part = 'tokens' group by u.raw_id, u.raw_ordinal, u.part
+    where u.part = 'tokens' group by u.raw_id, u.raw_ordinal
 ),
 owed as (
-    select f.raw_id, f.raw_ordinal, f.part, 'missing' as meter, f.source,
+    select f.raw_id, f.raw_ordinal, '' as piece, 'tokens' as part, 'missing' as meter, f.source,
         case when f.has_input = 0 then 'no input is reported' else 'no output is reported' end as fault
     from families f join steps s on f.raw_id = s.raw_id and f.raw_ordinal = s.raw_ordinal
     where (s.owes like '%input%' and f.has_input = 0) or (s.owes like '%output%' and f.has_output = 0)
 ),
-refused as (
-    select raw_id, raw_ordinal, part, 'refused' as meter, max(source) as source, min(note) as fault
-    from written where rule = 'refuse' group by raw_id, raw_ordinal, part
-),
-usage_reported as (
+found as (
     select * from metered
     union all
-    select raw_id, raw_ordinal, part, meter, source, null, null, fault from missums
+    select raw_id, raw_ordinal, piece, part, meter, source, null, null, fault from missums
     union all
-    select raw_id, raw_ordinal, part, meter, source, null, null, fault from owed
-    union all
-    select raw_id, raw_ordinal, part, meter, source, null, null, fault from refused
+    select raw_id, raw_ordinal, piece, part, meter, source, null, null, fault from owed
+),
+usage_reported as (
+    select * exclude (fault), case when piece = '' then fault else piece || ': ' || fault end as fault from found
 )
 select * from usage_reported

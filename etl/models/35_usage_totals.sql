@@ -17,7 +17,7 @@ with by_family as (
 ),
 charges_in_usage as (
     select o.raw_id, o.raw_ordinal, v.priority, v.unit, json_extract_string(o.object, v.json_path) as written
-    from usage_objects o join table_vendor_charges v on v.place = 'usage' and v.path = o.path
+    from usage_objects o join table_vendor_charges v on v.place = 'usage' and v.path = o.path and o.piece = ''
 ),
 charges_in_headers as (
     select s.raw_id, s.raw_ordinal, v.priority, v.unit, json_extract_string(s.headers, '$."' || v.json_path || '"') as written

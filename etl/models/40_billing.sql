@@ -6,7 +6,7 @@
 -- check: select count(*) from billing having count(*) is distinct from (select count(*) from steps)
 with facts as (
     select
-        s.request_id, s.raw_id, s.raw_ordinal, s.ordinal, s.channel, coalesce(s.sent_model, j.model) as sent_model, s.outcome, s.billing, s.job, s.http_status, s.received_at, s.endpoint, d.service_tier, d.region,
+        s.request_id, s.raw_id, s.raw_ordinal, s.ordinal, s.channel, coalesce(s.sent_model, n.priced_model, j.model) as sent_model, s.outcome, s.billing, s.job, s.http_status, s.received_at, s.endpoint, d.service_tier, d.region,
         u.usage_source, u.input_tokens,
         v.fault, j.standing, j.reason as job_reason,
         c.name is not null as is_known_channel,
@@ -18,6 +18,7 @@ with facts as (
     join usage_verdicts v on s.raw_id = v.raw_id and s.raw_ordinal = v.raw_ordinal
     join conditions d on s.raw_id = d.raw_id and s.raw_ordinal = d.raw_ordinal
     left join jobs j on s.raw_id = j.raw_id and s.raw_ordinal = j.raw_ordinal
+    left join priced_models n on s.channel = n.channel and j.model = n.model
     left join book_channel c on s.channel = c.name
     left join policies p on s.raw_id = p.raw_id and s.raw_ordinal = p.raw_ordinal
 ),

@@ -1,14 +1,15 @@
--- One row is one billed meter at one price, with its amount: quantity x unit price, exact in 12 decimals. A meter has more than one
--- where marginal rows cut the prompt. Without a price the amount is null. A meter that costs only where a price names it is left out where none does. The list amount falls back to the charge
--- where the channel is the vendor itself, whose price is the list price.
+-- One row is one billed meter of one model at one price, with its amount: quantity x unit price, exact in 12 decimals. A meter has
+-- more than one where marginal rows cut the prompt, or where the lines of a batch reach different thresholds. Without a price the
+-- amount is null. A meter that costs only where a price names it is left out where none does. The list amount falls back to the
+-- charge where the channel is the vendor itself, whose price is the list price.
 -- A channel's rounding rule adds a line: what its vendor's bill for the try has more (or less) than the other lines together. The
 -- bill is their sum to the nearest multiple of the unit, half of one upwards, and the minimum at least; a sum of zero stays zero.
 -- Flat charges are the contract's own figure and are not rounded.
 -- check: amount is not distinct from cast(quantity as decimal(20,0)) * unit_price
--- check: select raw_id, raw_ordinal, meter from priced_lines group by raw_id, raw_ordinal, meter, rate_id, list_rate_id having count(*) > 1
+-- check: select raw_id, raw_ordinal, sent_model, meter, rate_id, list_rate_id from priced_lines group by all having count(*) > 1
 with priced as (
     select
-        l.request_id, l.raw_id, l.raw_ordinal, l.ordinal, l.channel, l.sent_model, l.meter, l.quantity, l.optional,
+        l.request_id, l.raw_id, l.raw_ordinal, l.ordinal, l.channel, l.sent_model, l.piece, l.meter, l.quantity, l.optional,
         p.charge_rate_id as rate_id, p.charge_unit_price as unit_price, p.charge_effective_from as rate_effective_from, p.priced_as,
         case when p.list_rate_id is null and c.route = 'official' then p.charge_rate_id else p.list_rate_id end as list_rate_id,
         case when p.list_rate_id is null and c.route = 'official' then p.charge_unit_price else p.list_unit_price end as list_unit_price,
@@ -24,9 +25,9 @@ with priced as (
 places as (
     -- how many tokens of the prompt stand before those of a meter: a cache knows the beginning of a prompt
     select
-        l.raw_id, l.raw_ordinal, l.meter,
+        l.raw_id, l.raw_ordinal, l.piece, l.meter,
         coalesce(sum(l.quantity) over (
-            partition by l.raw_id, l.raw_ordinal
+            partition by l.raw_id, l.raw_ordinal, l.piece
             order by case when l.meter like 'cached%' then 0 when l.meter like 'cache_write%' then 1 else 2 end, l.meter
             rows between unbounded preceding and 1 preceding
         ), 0) as token_at
@@ -38,19 +39,18 @@ pieces as (
     select
         p.* exclude (quantity),
         least(a.token_at + p.quantity, p.token_to) - greatest(a.token_at, p.token_from) as quantity
-    from priced p join places a on p.raw_id = a.raw_id and p.raw_ordinal = a.raw_ordinal and p.meter = a.meter
+    from priced p join places a on p.raw_id = a.raw_id and p.raw_ordinal = a.raw_ordinal and p.piece = a.piece and p.meter = a.meter
     where p.is_cut
 ),
 asked as (
     select
-        request_id, raw_id, raw_ordinal, ordinal, channel, sent_model, meter, quantity, optional,
-        rate_id, unit_price, rate_effective_from, priced_as, list_rate_id, list_unit_price
-    from priced where not is_cut
-    union all
-    select
         request_id, raw_id, raw_ordinal, ordinal, channel, sent_model, meter, cast(sum(quantity) as bigint) as quantity, optional,
         rate_id, unit_price, rate_effective_from, priced_as, list_rate_id, list_unit_price
-    from pieces where quantity > 0
+    from (
+        select * exclude (quantity), quantity from priced where not is_cut
+        union all
+        select * from pieces where quantity > 0
+    )
     group by all
 ),
 flat as (
@@ -74,12 +74,12 @@ amounts as (
 ),
 sums as (
     select
-        a.request_id, a.raw_id, a.raw_ordinal, a.ordinal, a.channel, a.sent_model,
+        a.request_id, a.raw_id, a.raw_ordinal, a.ordinal, a.channel, cast(null as varchar) as sent_model,
         c.rounding_unit as unit, coalesce(c.rounding_minimum, 0) as minimum,
         cast(sum(a.amount) as decimal(38,12)) as exact
     from amounts a join book_channel c on a.channel = c.name
     where c.rounding_unit is not null and a.meter <> 'flat_fee'
-    group by a.request_id, a.raw_id, a.raw_ordinal, a.ordinal, a.channel, a.sent_model, c.rounding_unit, c.rounding_minimum
+    group by a.request_id, a.raw_id, a.raw_ordinal, a.ordinal, a.channel, c.rounding_unit, c.rounding_minimum
     having count(*) = count(a.unit_price) and sum(a.amount) > 0
 ),
 divided as (
