@@ -62,6 +62,10 @@ ledger: .venv/.stamp ## build, check, publish, close: [PERIOD=2026-10] [AS_OF=20
 proxy: .venv/.stamp ## both doors, until stopped
 	@exec $(TOKENLEDGER) proxy $(HOME_OPTION)
 
+.PHONY: web
+web: .venv/.stamp ## the pages over the published ledger, until stopped
+	@exec $(TOKENLEDGER) web $(HOME_OPTION)
+
 .PHONY: check
 check: .venv/.stamp ## formatting, lint, types, import floors
 	@failed=0; \

@@ -50,6 +50,7 @@ COMMANDS: Mapping[str, Entry] = {
         },
     ),
     "acknowledge": Entry("Accept by name a loss that keeps a month from closing.", "proxy.commands.acknowledge:acknowledge"),
+    "web": Entry("The pages over the published ledger.", "web.commands.serve:web"),
     "verify": Entry("Recompute every hash and every law.", "etl.commands.verify:verify"),
     "key": Entry(
         "The key registry, book/keys.toml.",

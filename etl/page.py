@@ -7,7 +7,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import BaseLoader, ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from etl.table import cell, numeric
@@ -26,9 +26,10 @@ class NoPangoError(LedgerError):
         )
 
 
-@functools.cache
-def _environment() -> Environment:
-    environment = Environment(loader=PackageLoader("etl"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+def environment_of(*in_front: BaseLoader) -> Environment:
+    """The templates of etl/templates, behind those of other loaders: a frame in front puts the same body into another page."""
+    loader = ChoiceLoader([*in_front, PackageLoader("etl")])
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["cell"] = cell
     environment.filters["words"] = lambda name: name.replace("_", " ")
     environment.globals["kinds"] = kinds
@@ -43,6 +44,11 @@ def kinds(columns: Sequence[str], rows: Sequence[Sequence[Any]], ids: Sequence[s
         "n" if number else "t" if at else "id" if name in ids else None
         for name, number, at in zip(columns, numeric(len(columns), rows), instants, strict=True)
     ]
+
+
+@functools.cache
+def _environment() -> Environment:
+    return environment_of()
 
 
 def html(template: str, **facts: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import duckdb
@@ -29,8 +30,10 @@ class PeriodError(UsageError):
     """The period is not one, or the ledger has nothing of it."""
 
 
-def open_ledger(home: Home, *, sealed_off: bool = False) -> duckdb.DuckDBPyConnection:
+def open_ledger(home: Home, *, limits: Mapping[str, str] | None = None, sealed_off: bool = False) -> duckdb.DuckDBPyConnection:
     """A read-only connection in UTC; `sealed_off` also shuts files, the network and settings for whoever writes the SQL.
+
+    `limits` are settings of DuckDB, such as `memory_limit`.
 
     Raises NoLedgerError or LedgerUnreadableError. A build renames a new file in, so an open connection keeps reading the old one.
     """
@@ -40,6 +43,8 @@ def open_ledger(home: Home, *, sealed_off: bool = False) -> duckdb.DuckDBPyConne
     try:
         connection = duckdb.connect(str(path), read_only=True)
         connection.execute("SET TimeZone = 'UTC'")
+        for name, value in (limits or {}).items():
+            connection.execute(f"SET {name} = '{value}'")
     except duckdb.Error as error:
         raise LedgerUnreadableError(path, error) from None
     if sealed_off:

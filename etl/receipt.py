@@ -312,13 +312,25 @@ def find(home: Home, asked: str) -> Receipt:
     return settled
 
 
+_OF_RUN = "SELECT request_id FROM ledger WHERE run_id = ? ORDER BY created_at, request_id"
+
+
 def of_run(home: Home, run_id: str) -> tuple[Receipt, ...]:
-    """Every published receipt of one agent run, in the order of creation; raises UnknownRunError or NoLedgerError."""
-    with open_ledger(home) as connection:
-        found = connection.execute("SELECT request_id FROM ledger WHERE run_id = ? ORDER BY created_at, request_id", [run_id]).fetchall()
-        if not found:
-            raise UnknownRunError(run_id)
-        receipts = (load(connection, row[0], published=True) for row in found)
-        return tuple(
-            replace(receipt, proof=inclusion(home, connection, receipt.request_id, receipt.facts["period"])) for receipt in receipts
-        )
+    """Every receipt of one agent run in the order of creation: the published ones, else what is recorded since the last build.
+
+    Raises UnknownRunError or, where nothing of it is recorded either, NoLedgerError.
+    """
+    missing: NoLedgerError | None = None
+    try:
+        with open_ledger(home) as connection:
+            if found := connection.execute(_OF_RUN, [run_id]).fetchall():
+                receipts = (load(connection, row[0], published=True) for row in found)
+                return tuple(
+                    replace(receipt, proof=inclusion(home, connection, receipt.request_id, receipt.facts["period"])) for receipt in receipts
+                )
+    except NoLedgerError as error:
+        missing = error
+    with preview(home, run_id) as connection:
+        if found := connection.execute(_OF_RUN, [run_id]).fetchall():
+            return tuple(load(connection, row[0], published=False) for row in found)
+    raise missing or UnknownRunError(run_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from typing import Any
 
 from etl import page, run
 from etl import receipt_text as told
@@ -39,28 +40,36 @@ def _groups(receipt: Receipt) -> list[tuple[str, list[tuple[str, str]]]]:
     return [(title, [(label, told.fact(receipt.facts, column)) for label, column in named]) for title, named in told.SECTIONS]
 
 
+def receipt_facts(receipt: Receipt) -> dict[str, Any]:
+    """What the template of a receipt is filled with."""
+    return {
+        "receipt": receipt,
+        "told": told,
+        "groups": _groups(receipt),
+        "prices": [(label, told.fact(receipt.facts, column)) for label, column in PRICES],
+        "timeline": page.chart(timeline(_spans(receipt))) if receipt.attempts else None,
+        "undrawn": len(receipt.attempts[MOST_SPANS:]),
+    }
+
+
+def run_facts(run_id: str, receipts: Sequence[Receipt]) -> dict[str, Any]:
+    """What the template of a run is filled with."""
+    return {
+        "run_id": cell(run_id),
+        "statuses": run.statuses(receipts),
+        "columns": run.COLUMNS,
+        "rows": run.rows(receipts),
+        "sums": run.sums(receipts),
+        "sum_columns": run.SUM_COLUMNS,
+        "example": receipts[0].request_id,
+    }
+
+
 def receipt_page(receipt: Receipt) -> str:
     """One receipt as a self-contained HTML page."""
-    return page.html(
-        "receipt.html",
-        receipt=receipt,
-        told=told,
-        groups=_groups(receipt),
-        prices=[(label, told.fact(receipt.facts, column)) for label, column in PRICES],
-        timeline=page.chart(timeline(_spans(receipt))) if receipt.attempts else None,
-        undrawn=len(receipt.attempts[MOST_SPANS:]),
-    )
+    return page.html("receipt.html", **receipt_facts(receipt))
 
 
 def run_page(run_id: str, receipts: Sequence[Receipt]) -> str:
     """A run as a self-contained HTML page: one line a request, one total a bucket."""
-    return page.html(
-        "run.html",
-        run_id=cell(run_id),
-        statuses=run.statuses(receipts),
-        columns=run.COLUMNS,
-        rows=run.rows(receipts),
-        sums=run.sums(receipts),
-        sum_columns=run.SUM_COLUMNS,
-        example=receipts[0].request_id,
-    )
+    return page.html("run.html", **run_facts(run_id, receipts))

@@ -26,6 +26,7 @@ from etl.receipt_text import SECTIONS, as_text, fact
 from schemas.home import Home
 from schemas.ledger import LEDGER
 from tests.published import Rows, publish
+from tests.rawdata import write_book
 
 START = dt.datetime(2026, 10, 3, 12, 0, 0, 250_000, dt.UTC)
 SECOND = dt.timedelta(seconds=1)
@@ -337,6 +338,7 @@ def test_a_run_adds_up_without_netting_buckets(home: Home) -> None:
     assert agent_run.as_json("run-7", receipts)["totals"][0]["charged"] == "0.001775000000"
     text = agent_run.as_text("run-7", receipts)
     assert "3 requests (1 failed, 2 ok)" in text
+    write_book(home)
     with pytest.raises(UnknownRunError):
         of_run(home, "run-8")
 

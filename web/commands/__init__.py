@@ -1,0 +1,1 @@
+"""The web wing's commands."""
