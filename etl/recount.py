@@ -1,15 +1,13 @@
 """The recount: tokens counted by ourselves, from the bodies kept, where a reply that is paid for came without its usage.
 
-Prompts are counted by the rule that OpenAI's cookbook publishes for chat ("How to count tokens with tiktoken"): 3 tokens
-a message and 1 a name beside their text, and 3 that prime the reply. Tool definitions and calls are counted as their
-JSON text. What cannot be counted from text (images, audio, files) is not guessed: the request stays unpriced.
+etl/texts.py says which texts those are. What cannot be counted from text is not guessed: the request stays unpriced. Where
+a vendor reported the prompt alone (Anthropic's message_start, of a stream that broke) the reply alone is counted.
 """
 
 from __future__ import annotations
 
-import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -25,33 +23,28 @@ import zstandard
 
 from etl.encodings import encoding
 from etl.sources import Finding, Sources, add_findings, date_of, is_whole, quarantine, table
+from etl.texts import SURFACES, Said, Uncountable, messages_of
 from etl.unbrotli import BrotliError, Unbrotli
-from schemas.errors import LedgerError
 
 MAX_DECODED_BYTES = 64 << 20
-TOKENS_PER_MESSAGE = 3
-TOKENS_PER_NAME = 1
-TOKENS_PRIMING = 3
 BATCH_ROWS = 256
 
 _COUNTED = pa.schema([("raw_id", pa.string()), ("raw_ordinal", pa.int64()), ("meter", pa.string()), ("quantity", pa.int64())])
-_NOTED = pa.schema([("raw_id", pa.string()), ("raw_ordinal", pa.int64()), ("reason", pa.string())])
-_LINE = re.compile(rb"\r\n|\r|\n")
-
-
-class Uncountable(LedgerError):
-    """Why a message cannot be counted; becomes a row, never a failure of the build."""
+_NOTED = pa.schema([("raw_id", pa.string()), ("raw_ordinal", pa.int64()), ("reason", pa.string()), ("is_counted", pa.bool_())])
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One try that needs a recount."""
+    """One try whose bodies are to be read, and for a recount: what of it is to be counted."""
 
     raw_id: str
     raw_ordinal: int
-    endpoint: str
-    encoding: str
     dates: frozenset[str]  # UTC dates under which its bodies may lie
+    endpoint: str = ""
+    encoding: str = ""
+    prompt: bool = True  # false: the vendor reported it
+    whole: bool = True  # the reply came to its end, so all of it must be counted
+    answered: bool = True  # bytes of a reply came
 
 
 @dataclass(slots=True)
@@ -60,6 +53,14 @@ class Bodies:
 
     by_ordinal: dict[int, bytes] = field(default_factory=dict)
     faults: dict[int, str] = field(default_factory=dict)
+
+    def of(self, ordinal: int, missing: str | None) -> bytes:
+        """One body; where there is none, nothing, or Uncountable if that is missing. Raises Uncountable for what is unreadable too."""
+        if ordinal in self.faults:
+            raise Uncountable(self.faults[ordinal])
+        if ordinal not in self.by_ordinal and missing is not None:
+            raise Uncountable(missing)
+        return self.by_ordinal.get(ordinal, b"")
 
 
 # ---- bytes to values ----
@@ -124,145 +125,52 @@ _DECODERS: dict[str, Callable[[bytes, int], bytes]] = {
 }
 
 
-def _json(content: bytes, what: str) -> dict[str, Any]:
+def _object(content: bytes) -> dict[str, Any]:
     try:
         value = orjson.loads(content)
     except orjson.JSONDecodeError:
-        raise Uncountable(f"the {what} is no whole JSON") from None
+        raise Uncountable("the request's body is no whole JSON") from None
     if not isinstance(value, dict):
-        raise Uncountable(f"the {what} is no JSON object")
+        raise Uncountable("the request's body is no JSON object")
     return value
 
 
-def messages_of(content: bytes) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a reply: its one body, or the data of each event of its stream; what is unreadable is passed over."""
-    try:
-        value = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        value = None
-    if isinstance(value, dict):
-        yield value
-        return
-    data: list[bytes] = []
-    for line in (*_LINE.split(content.removeprefix(b"\xef\xbb\xbf")), b""):
-        if line.startswith(b"data:"):
-            data.append(line[5:].removeprefix(b" "))
-        elif not line and data:
-            try:
-                event = orjson.loads(b"\n".join(data))
-            except orjson.JSONDecodeError:
-                event = None
-            data = []
-            if isinstance(event, dict):
-                yield event
+# ---- bodies to counts ----
 
 
-# ---- values to tokens ----
+def tokens(said: Said, coder: tiktoken.Encoding) -> int:
+    """The tokens of what was said, with those that frame it."""
+    return said.framing + sum(len(coder.encode_ordinary(text)) for text in said.texts)
 
 
-def _tokens(coder: tiktoken.Encoding, text: str) -> int:
-    return len(coder.encode_ordinary(text))
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Units by meter of one try, and what its reply held that is not among them."""
+
+    meters: dict[str, int]
+    hidden: frozenset[str] = frozenset()
 
 
-def _text_of(content: Any) -> str:
-    """The text of a message's content; raises Uncountable where there is more than text."""
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise Uncountable("a message's content is neither text nor a list of parts")
-    texts = []
-    for part in content:
-        text = part if isinstance(part, str) else part.get("text", part.get("refusal")) if isinstance(part, dict) else None
-        if not isinstance(text, str):
-            raise Uncountable("the prompt holds parts that are not text")
-        texts.append(text)
-    return "".join(texts)
-
-
-def chat_prompt_tokens(body: Mapping[str, Any], coder: tiktoken.Encoding) -> int:
-    """Tokens of a chat request's messages and tools."""
-    messages = body.get("messages")
-    if not isinstance(messages, list):
-        raise Uncountable("the request has no list of messages")
-    count = TOKENS_PRIMING
-    for message in messages:
-        if not isinstance(message, dict):
-            raise Uncountable("a message is no JSON object")
-        count += TOKENS_PER_MESSAGE + _tokens(coder, str(message.get("role", ""))) + _tokens(coder, _text_of(message.get("content")))
-        if isinstance(name := message.get("name"), str):
-            count += TOKENS_PER_NAME + _tokens(coder, name)
-        if calls := message.get("tool_calls"):
-            count += _tokens(coder, orjson.dumps(calls).decode())
-    if tools := body.get("tools"):
-        count += _tokens(coder, orjson.dumps(tools).decode())
-    return count
-
-
-def plain_prompt_tokens(value: Any, coder: tiktoken.Encoding) -> int:
-    """Tokens of a text, of tokens that the client made itself, or of a list of either."""
-    if isinstance(value, str):
-        return _tokens(coder, value)
-    if isinstance(value, list) and all(isinstance(item, int) for item in value):
-        return len(value)
-    if isinstance(value, list):
-        return sum(plain_prompt_tokens(item, coder) for item in value)
-    raise Uncountable("the prompt is neither text nor tokens")
-
-
-def reply_tokens(content: bytes, coder: tiktoken.Encoding) -> int:
-    """Tokens of everything a reply said, each choice as one text, deltas joined before they are counted."""
-    texts: dict[tuple[int, str], list[str]] = {}
-    for message in messages_of(content):
-        choices = message.get("choices")
-        for choice in choices if isinstance(choices, list) else []:
-            if isinstance(choice, dict):
-                _gather(choice, texts)
-    return sum(_tokens(coder, "".join(parts)) for parts in texts.values())
-
-
-def _gather(choice: Mapping[str, Any], texts: dict[tuple[int, str], list[str]]) -> None:
-    index = choice["index"] if isinstance(choice.get("index"), int) else 0
-    part = choice.get("delta") or choice.get("message") or {}
-    said = {"text": choice.get("text")}
-    if isinstance(part, dict):
-        said |= {name: part.get(name) for name in ("content", "refusal", "reasoning_content", "reasoning")}
-        calls = part.get("tool_calls")
-        for call in calls if isinstance(calls, list) else []:
-            function = call.get("function") if isinstance(call, dict) else None
-            if isinstance(function, dict):
-                place = f"call {call.get('index', call.get('id'))}"
-                texts.setdefault((index, place), []).extend(str(function.get(name) or "") for name in ("name", "arguments"))
-    for name, text in said.items():
-        if isinstance(text, str) and text:
-            texts.setdefault((index, name), []).append(text)
-
-
-# Per endpoint: how its prompt is counted, and whether its reply is text.
-_PROMPTS: dict[str, Callable[[Mapping[str, Any], tiktoken.Encoding], int]] = {
-    "chat.completions": chat_prompt_tokens,
-    "completions": lambda body, coder: plain_prompt_tokens(body.get("prompt", ""), coder),
-    "embeddings": lambda body, coder: plain_prompt_tokens(body.get("input"), coder),
-}
-_WITHOUT_TEXT = frozenset(("embeddings",))
-
-
-def count(wanted: Wanted, bodies: Bodies) -> dict[str, int]:
-    """Units by meter for one try; raises Uncountable."""
-    if wanted.endpoint not in _PROMPTS:
+def count(wanted: Wanted, bodies: Bodies) -> Counted:
+    """What one try comes to. Raises Uncountable; also where a whole reply holds what is billed and not seen."""
+    surface = SURFACES.get(wanted.endpoint)
+    if surface is None:
         raise Uncountable(f"no rule counts the tokens of {wanted.endpoint}")
-    for ordinal in (0, wanted.raw_ordinal):
-        if ordinal in bodies.faults:
-            raise Uncountable(bodies.faults[ordinal])
-    if 0 not in bodies.by_ordinal:
-        raise Uncountable("the request's body was not kept")
     coder = encoding(wanted.encoding)
-    counted = {"input": _PROMPTS[wanted.endpoint](_json(bodies.by_ordinal[0], "request's body"), coder)}
-    if wanted.endpoint not in _WITHOUT_TEXT:
-        # an attempt that received nothing kept no body, and nothing is what it said
-        counted["output"] = reply_tokens(bodies.by_ordinal.get(wanted.raw_ordinal, b""), coder)
-    return counted
+    meters: dict[str, int] = {}
+    if wanted.prompt:
+        meters["input"] = tokens(surface.prompt(_object(bodies.of(0, "the request's body was not kept"))), coder)
+    if surface.reply is None:
+        return Counted(meters)
+    # an attempt that received nothing kept no body, and nothing is what it said
+    content = bodies.of(wanted.raw_ordinal, "the reply's body was not kept" if wanted.answered else None)
+    messages = list(messages_of(content))
+    if not messages and content.lstrip()[:1] in (b"{", b"["):
+        raise Uncountable("the reply is no whole JSON")
+    said = surface.reply(messages)
+    if said.hidden and wanted.whole:
+        raise Uncountable(f"the reply holds {', '.join(sorted(said.hidden))}, whose tokens nobody sees")
+    return Counted(meters | {"output": tokens(said, coder)}, frozenset(said.hidden))
 
 
 # ---- the step ----
@@ -280,11 +188,13 @@ def recount(connection: duckdb.DuckDBPyConnection, sources: Sources) -> int:
     for item in wanted:
         key = {"raw_id": item.raw_id, "raw_ordinal": item.raw_ordinal}
         try:
-            meters = count(item, found.get(item.raw_id, Bodies()))
+            found_here = count(item, found.get(item.raw_id, Bodies()))
         except Uncountable as error:
-            noted.append({**key, "reason": error.what})
+            noted.append({**key, "reason": error.what, "is_counted": False})
             continue
-        counted.extend({**key, "meter": meter, "quantity": quantity} for meter, quantity in meters.items())
+        counted.extend({**key, "meter": meter, "quantity": quantity} for meter, quantity in found_here.meters.items())
+        if found_here.hidden:
+            noted.append({**key, "reason": f"without {', '.join(sorted(found_here.hidden))}", "is_counted": True})
     table(connection, "recount", pa.Table.from_pylist(counted, _COUNTED))
     table(connection, "recount_note", pa.Table.from_pylist(noted, _NOTED))
     return len(counted)
@@ -293,12 +203,15 @@ def recount(connection: duckdb.DuckDBPyConnection, sources: Sources) -> int:
 def _wanted(connection: duckdb.DuckDBPyConnection) -> list[Wanted]:
     rows = connection.execute(
         """
-        SELECT raw_id, raw_ordinal, endpoint, encoding, strftime(received_at, '%Y-%m-%d'), strftime(opened_at, '%Y-%m-%d'),
-            strftime(coalesce(closed_at, opened_at), '%Y-%m-%d')
-        FROM usage_verdicts WHERE wants_recount ORDER BY raw_id, raw_ordinal
+        SELECT raw_id, raw_ordinal, endpoint, encoding, wants_recount, is_whole, is_answered, strftime(received_at, '%Y-%m-%d'),
+            strftime(opened_at, '%Y-%m-%d'), strftime(coalesce(closed_at, opened_at), '%Y-%m-%d')
+        FROM usage_verdicts WHERE wants_recount OR wants_output ORDER BY raw_id, raw_ordinal
         """
     ).fetchall()
-    return [Wanted(raw_id, ordinal, endpoint, coder, frozenset(dates)) for raw_id, ordinal, endpoint, coder, *dates in rows]
+    return [
+        Wanted(raw_id, ordinal, frozenset(dates), endpoint, coder, prompt, whole, answered)
+        for raw_id, ordinal, endpoint, coder, prompt, whole, answered, *dates in rows
+    ]
 
 
 def bodies_of(connection: duckdb.DuckDBPyConnection, sources: Sources, wanted: list[Wanted]) -> dict[str, Bodies]:

@@ -14,8 +14,9 @@ import duckdb
 import orjson
 import pyarrow as pa
 
-from etl.recount import Wanted, bodies_of, close_decoders, messages_of
+from etl.recount import Wanted, bodies_of, close_decoders
 from etl.sources import Sources, table
+from etl.texts import messages_of
 
 _WRAPPERS = ("response", "message", "result")
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
@@ -92,7 +93,7 @@ def reread(connection: duckdb.DuckDBPyConnection, sources: Sources) -> int:
         WHERE ordinal > 0 AND body_bytes > 0 AND lower(content_encoding) LIKE '%br%' ORDER BY ALL
         """
     ).fetchall()
-    wanted = [Wanted(raw_id, ordinal, "", "", frozenset((date,))) for raw_id, ordinal, date in rows]
+    wanted = [Wanted(raw_id, ordinal, frozenset((date,))) for raw_id, ordinal, date in rows]
     places = connection.execute("SELECT DISTINCT path FROM table_usage_places WHERE path NOT LIKE '(%'").fetchall()
     paths = {path: steps_of(path) for (path,) in places}
     try:

@@ -15,7 +15,8 @@ A case is `case.toml` with the bytes beside it:
     [ledger]    columns of the ledger row, as they must be; amounts as text
     [meters]    meter -> quantity: all of the request's charged lines; `model/meter` where the model is neither the one sent nor the case's
     [evidence.GATEWAY]  fact -> value: all that the reply tells about the route of a gateway beyond ours
-    worked      the charge worked out by hand, for the reader
+    reason    where the charge is unknown: words of the reason that `unpriced` gives
+    worked    the charge worked out by hand, for the reader
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Case:
     ledger: dict[str, Any] = field(default_factory=dict)
     meters: dict[str, int] | None = None
     evidence: dict[str, dict[str, str]] | None = None
+    reason: str | None = None
 
     @property
     def model(self) -> str | None:
@@ -115,6 +117,7 @@ def _case(path: Path) -> Case:
         ledger=facts.get("ledger", {}),
         meters=facts.get("meters"),
         evidence=facts.get("evidence"),
+        reason=facts.get("reason"),
     )
 
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from schemas.home import Home
-from schemas.records import Record
+from schemas.records import Record, UsageSeen
 from tests.rawdata import (
     BOOK,
     DAY,
@@ -433,6 +433,44 @@ def test_what_cannot_be_recounted_is_unpriced_for_a_reason(home: Home) -> None:
     built(home, [request("r1"), attempt("r1"), response("r1"), body("r1", 0, picture), body("r1", 1, b"{}"), *second])
     assert rows(home, "SELECT final_charge FROM ledger") == [{"final_charge": None}] * 2
     assert rows(home, "SELECT detail FROM data_quality WHERE kind = 'not_recounted' ORDER BY subject") == [
-        {"detail": "the prompt holds parts that are not text"},
+        {"detail": "the prompt holds image_url, which has no text"},
         {"detail": "the request's body was not kept"},
+    ]
+
+
+STUB = (UsageSeen("message.usage", '{"input_tokens":100,"output_tokens":1}', 1),)
+SAID = (
+    b'data: {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hello, world"}}\n\n'
+    b'data: {"type": "content_block_start", "index": 1, "content_block": {"type": "redacted_thinking", "data": "AA"}}\n\n'
+)
+
+
+def test_a_stub_of_an_output_is_charged_only_where_the_policy_says_as_reported(home: Home) -> None:
+    """A stream of Messages that broke after message_start, three times; 0.15 in and 0.60 out a million, routed 0.03 and 0.12.
+
+    r1, as observed: 100 x 0.15/M + 3 tokens of "Hello, world" x 0.60/M = 0.000015 + 0.0000018 = 0.0000168; what was encrypted
+    is named. r2, as observed, and its bytes were not kept: unknown. r3, on a channel whose policy is as reported: the vendor's
+    own 1: 100 x 0.03/M + 1 x 0.12/M = 0.000003 + 0.00000012 = 0.00000312.
+    """
+    records: list[Record] = []
+    for number, channel in enumerate(("official", "official", "routed")):
+        name, at = f"r{number + 1}", NOON + number * HOUR
+        records += [
+            request(name, at, path="/v1/messages", match_sha256=f"{name:m<64}"),
+            attempt(name, at=at, channel=channel),
+            broken(name, at=at + SECOND, usage=STUB),
+        ]
+    built(home, [*records, body("r1", 1, SAID)])
+    assert rows(home, "SELECT input_tokens, output_tokens, usage_source, final_charge FROM ledger ORDER BY created_at") == [
+        {"input_tokens": 100, "output_tokens": 3, "usage_source": "partial", "final_charge": Decimal("0.0000168")},
+        {"input_tokens": 100, "output_tokens": None, "usage_source": "partial", "final_charge": None},
+        {"input_tokens": 100, "output_tokens": 1, "usage_source": "partial", "final_charge": Decimal("0.00000312")},
+    ]
+    assert one(home, "SELECT reason FROM unpriced") == {
+        "reason": "no output was reported and none could be recounted: the reply's body was not kept"
+    }
+    told = "SELECT kind, detail, blocks_close FROM data_quality WHERE kind LIKE '%recounted%' ORDER BY subject"
+    assert rows(home, told) == [
+        {"kind": "recounted_in_part", "detail": "without redacted_thinking", "blocks_close": False},
+        {"kind": "not_recounted", "detail": "the reply's body was not kept", "blocks_close": True},
     ]

@@ -24,6 +24,7 @@ from tests.upstream import Upstream
 
 CASES = cases()
 TOLD = [pytest.param(case, door, id=f"{case.name}-{door}") for case in CASES if case.evidence is not None for door in case.doors]
+UNKNOWN = [pytest.param(case, door, id=f"{case.name}-{door}") for case in CASES if case.reason is not None for door in case.doors]
 TRIPS = [pytest.param(case, door, id=f"{case.name}-{door}") for case in CASES for door in case.doors]
 
 
@@ -130,6 +131,15 @@ def test_what_another_gateway_tells_is_kept_as_evidence(travelled: Travelled, ca
     )
     wanted = {(f"{gateway}.{fact}", value) for gateway, facts in (case.evidence or {}).items() for fact, value in facts.items()}
     assert {(row["fact"], row["value"]) for row in told} == wanted
+
+
+@pytest.mark.parametrize(("case", "door"), UNKNOWN)
+def test_what_is_unknown_has_its_reason(travelled: Travelled, case: Case, door: str) -> None:
+    """`unpriced` says in words why, and the month has a blocker."""
+    told = travelled.rows(
+        "select u.reason from unpriced u join ledger l on u.request_id = l.request_id where l.client_request_id = ?", case.id(door)
+    )
+    assert [case.reason in row["reason"] for row in told] == [True], told
 
 
 def _written(value: object) -> object:

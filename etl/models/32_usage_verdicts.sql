@@ -1,6 +1,9 @@
 -- One row is one try: whether the vendor's usage can be used, why not, and whether a recount could stand in for it.
 -- A recount is wanted where tokens decide the charge and the vendor reported none; a faulty report is never replaced.
--- check: is_reported is not null and wants_recount is not null
+-- Of a stream on Anthropic's surface that broke before its message_delta the vendor reported the prompt alone: what
+-- message_start says of the output is a stub. There the output is wanted where the output seen decides the charge.
+-- check: is_reported is not null and wants_recount is not null and wants_output is not null
+-- check: not (wants_recount and wants_output) and (is_reported or not wants_output)
 -- check: select count(*) from usage_verdicts having count(*) is distinct from (select count(*) from steps)
 with reported as (
     select
@@ -8,6 +11,10 @@ with reported as (
         max(case when part = 'tokens' then 1 else 0 end) = 1 as has_tokens,
         min(fault) as fault
     from usage_reported group by raw_id, raw_ordinal
+),
+stubs as (
+    select raw_id, raw_ordinal from usage_objects where part = 'tokens' and dialect = 'anthropic'
+    group by raw_id, raw_ordinal having max(path) = 'message.usage' and min(path) = 'message.usage'
 ),
 patterns as (
     select distinct s.sent_model, e.encoding, e.approximate
@@ -17,6 +24,8 @@ patterns as (
 usage_verdicts as (
     select
         s.raw_id, s.raw_ordinal, s.endpoint, s.sent_model, s.opened_at, s.received_at, s.closed_at,
+        s.outcome = 'ok' as is_whole,
+        coalesce(s.body_state, 'none') <> 'none' as is_answered,
         coalesce(r.has_tokens, false) and r.fault is null as is_reported,
         r.fault,
         e.encoding, e.approximate,
@@ -24,10 +33,21 @@ usage_verdicts as (
             and r.fault is null
             and s.raw_ordinal > 0
             and s.billing = 'usage'
-            and not (s.job is not null and coalesce(json_extract_string(s.facts, '$.status'), '') in ('queued', 'in_progress'))
-            and (s.outcome = 'ok' or coalesce(p.charge in ('input', 'observed'), false)) as wants_recount
+            -- a job that is still under way is charged with its result; a stream of a call in the foreground was that result
+            and not (
+                s.job is not null and coalesce(json_extract_string(s.facts, '$.status'), '') in ('queued', 'in_progress')
+                and (s.outcome = 'ok' or coalesce(json_extract_string(s.body_facts, '$.background'), json_extract_string(s.facts, '$.background'), '') = 'true')
+            )
+            and (s.outcome = 'ok' or coalesce(p.charge in ('input', 'observed'), false)) as wants_recount,
+        b.raw_id is not null
+            and r.fault is null
+            and s.streamed
+            and s.raw_ordinal > 0
+            and s.billing = 'usage'
+            and (s.outcome = 'ok' or coalesce(p.charge = 'observed', false)) as wants_output
     from steps s
     left join reported r on s.raw_id = r.raw_id and s.raw_ordinal = r.raw_ordinal
+    left join stubs b on s.raw_id = b.raw_id and s.raw_ordinal = b.raw_ordinal
     left join policies p on s.raw_id = p.raw_id and s.raw_ordinal = p.raw_ordinal
     left join patterns e on s.sent_model is not distinct from e.sent_model
 )

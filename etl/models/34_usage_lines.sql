@@ -29,7 +29,8 @@ reported as (
     from usage_reported u
     join usage_verdicts v on u.raw_id = v.raw_id and u.raw_ordinal = v.raw_ordinal
     left join variants x on u.raw_id = x.raw_id and u.raw_ordinal = x.raw_ordinal and u.meter = x.meter
-    where v.is_reported or (v.wants_recount and u.part <> 'tokens')
+    left join meter m on u.meter = m.name
+    where (v.is_reported and not (v.wants_output and coalesce(m.family, '') = 'output')) or (v.wants_recount and u.part <> 'tokens')
     group by u.raw_id, u.raw_ordinal, u.piece, coalesce(x.variant, u.meter)
 ),
 counted as (

@@ -6,6 +6,8 @@
 with by_family as (
     select
         u.raw_id, u.raw_ordinal,
+        max(case when u.source = 'recounted' and m.family in ('input', 'output') then 1 else 0 end) as has_recounted,
+        max(case when u.source = 'reported' and m.family in ('input', 'output') then 1 else 0 end) as has_reported,
         min(u.source) as source,
         cast(sum(case when m.family = 'input' then u.own end) as bigint) as input_tokens,
         cast(sum(case when m.family = 'output' then u.own end) as bigint) as output_tokens,
@@ -43,6 +45,7 @@ usage_totals as (
     select
         s.raw_id, s.raw_ordinal,
         case
+            when f.has_recounted = 1 and f.has_reported = 1 then 'partial'
             when f.source = 'recounted' then 'recounted'
             when f.source is null then 'none'
             when s.outcome in ('ok', 'empty_reply', 'refused_no_output', 'refused_with_output') then 'reported'

@@ -12,11 +12,13 @@ with facts as (
         c.name is not null as is_known_channel,
         c.bucket, c.route, coalesce(c.timezone, 'UTC') as timezone,
         p.policy_id, p.policy, p.charge, p.flat_amount, p.effective_from,
-        u.usage_source <> 'none' as has_usage
+        n.reason as uncounted,
+        u.usage_source <> 'none' and n.raw_id is null as has_usage
     from steps s
     join usage_totals u on s.raw_id = u.raw_id and s.raw_ordinal = u.raw_ordinal
     join usage_verdicts v on s.raw_id = v.raw_id and s.raw_ordinal = v.raw_ordinal
     join conditions d on s.raw_id = d.raw_id and s.raw_ordinal = d.raw_ordinal
+    left join recount_note n on s.raw_id = n.raw_id and s.raw_ordinal = n.raw_ordinal and not n.is_counted
     left join jobs j on s.raw_id = j.raw_id and s.raw_ordinal = j.raw_ordinal
     left join priced_models n on s.channel = n.channel and j.model = n.model
     left join book_channel c on s.channel = c.name
@@ -64,7 +66,9 @@ billing as (
             when wish = 'flat' then null
             when billing = 'unknown' then 'usage of this endpoint is not understood'
             when fault is not null then 'reported usage is quarantined: ' || fault
-            when not has_usage then 'no usage was reported and none could be recounted'
+            when not has_usage then
+                case when usage_source = 'none' then 'no usage' else 'no output' end
+                || ' was reported and none could be recounted' || coalesce(': ' || uncounted, '')
         end as reason
     from due
 )

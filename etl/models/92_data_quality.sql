@@ -121,15 +121,16 @@ estimates as (
         'approximate_recount' as kind, l.period, coalesce(v.sent_model, '(no model)') as subject,
         'counted with ' || min(v.encoding) || ', which is not known to be its encoding' as detail, cast(count(*) as bigint) as rows, false as blocks_close
     from usage_verdicts v
-    join usage_totals u on v.raw_id = u.raw_id and v.raw_ordinal = u.raw_ordinal
+    join (select distinct raw_id, raw_ordinal from recount) c on v.raw_id = c.raw_id and v.raw_ordinal = c.raw_ordinal
     join members m on v.raw_id = m.raw_id
     join ledger_facts l on m.request_id = l.request_id
-    where u.usage_source = 'recounted' and v.approximate
+    where v.approximate
     group by l.period, v.sent_model
 ),
 not_recounted as (
     select
-        'not_recounted' as kind, l.period, n.raw_id || '/' || n.raw_ordinal as subject, n.reason as detail, cast(1 as bigint) as rows, true as blocks_close
+        case when n.is_counted then 'recounted_in_part' else 'not_recounted' end as kind,
+        l.period, n.raw_id || '/' || n.raw_ordinal as subject, n.reason as detail, cast(1 as bigint) as rows, not n.is_counted as blocks_close
     from recount_note n
     join members m on n.raw_id = m.raw_id
     join ledger_facts l on m.request_id = l.request_id
