@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, Entry] = {
     "receipt": Entry("The whole story of one request.", "etl.commands.receipt:receipt"),
     "run": Entry("The receipt of a whole agent run.", "etl.commands.receipt:run"),
     "sql": Entry("Ad hoc SQL on the published ledger, read-only.", "etl.commands.sql:sql"),
+    "reconcile": Entry("Match a vendor's bill with the ledger.", "etl.commands.reconcile:reconcile"),
     "export": Entry("Write a month to a file: csv, parquet.", "etl.commands.export:export"),
     "wallet": Entry(
         "Top-ups, adjustments, refunds, expiries, snapshots and balances.",

@@ -27,6 +27,7 @@ from etl.closed import Closed, append_closed, charged_before, read_closed, regis
 from etl.kernel import Model, Progress, Report, Step
 from etl.lookup import check_endpoints, lookup_tables
 from etl.lots import make_lots
+from etl.reconcile.step import reconcile_bills
 from etl.recount import recount
 from etl.reread import reread
 from etl.seals import read_seals, sha256_of
@@ -94,6 +95,7 @@ def build_locked(
             Step("96", "closed_months", partial(append_closed, closed=closed, models=_models())),
             Step("97", "wallet_lots", partial(make_lots, closed=closed)),
             Step("98", "audit_chain", chain_audit_trail),
+            Step("99", "bills", partial(reconcile_bills, home=home, book=book)),
         )
         _run(connection, sources, book, progress, closed.until, together)
         kernel.publish(connection, home.ledger_file)

@@ -26,10 +26,13 @@ from schemas.ledger import TABLES, Table
 # Tables that are made again over all months once the closed ones are back; their rows span months.
 ACROSS = ("usage_daily", "runs")
 # Tables that no month owns: balances go on from the opening ones, positions come from the manifest.
-UNOWNED = ("wallet_balances", "build_inputs", "key_permissions", *ACROSS)
+# Bills come after their months have closed: what they say is compared again at every build, and is no part of a seal.
+BILLS = ("bills", "bill_lines", "reconciliation_requests", "reconciliation_waterfall")
+UNOWNED = ("wallet_balances", "build_inputs", "key_permissions", *BILLS, *ACROSS)
 # Which rows a month owns, where neither a column `period` nor a column `request_id` says so.
 OWNED = {
     "wallet_statement": "entry_id IN (SELECT entry_id FROM journal WHERE period = $period)",
+    "reconciliation": "period = $period AND source <> 'bill'",
     "data_quality": "period = $period OR (period IS NULL AND NOT blocks_close)",
     "model_prices": "rate_id IN (SELECT unnest([c.rate_id, c.list_rate_id]) FROM charges c JOIN ledger l USING (request_id) "
     "WHERE l.period = $period)",

@@ -88,7 +88,7 @@ class Model:
         """Build the table and hold it to its laws; the number of its rows. Raises CheckFailed."""
         connection.execute(f'CREATE TABLE "{self.name}" AS {self.select}')
         for law in self.laws:
-            _hold(connection, self.name, law)
+            hold(connection, self.name, law)
         return _count(connection, self.name)
 
 
@@ -109,7 +109,8 @@ def _is_select(law: str) -> bool:
     return law.split(None, 1)[0].lower() in ("select", "with")
 
 
-def _hold(connection: duckdb.DuckDBPyConnection, model: str, law: str) -> None:
+def hold(connection: duckdb.DuckDBPyConnection, model: str, law: str) -> None:
+    """Raise CheckFailed unless the law holds of the table: a condition of every row, or a select that must be empty."""
     offending = law if _is_select(law) else f'SELECT * FROM "{model}" WHERE ({law}) IS DISTINCT FROM true'
     cursor = connection.execute(f"SELECT * FROM ({offending}) LIMIT {SAMPLE_ROWS}")
     columns = [column[0] for column in cursor.description or ()]

@@ -1,4 +1,5 @@
--- One row is one figure of a vendor beside ours: a charge that stood in its reply, or a recorded balance of a wallet.
+-- One row is one figure of a vendor beside ours: a charge that stood in its reply, or a recorded balance of a wallet. The rows of
+-- stored bills (source `bill`) are added by etl/reconcile/step.py once the closed months are back.
 -- check: class in ('matched', 'mismatch', 'unknown') and vendor_amount is not null
 with replies as (
     select
@@ -24,5 +25,7 @@ select
     f.period, f.source, f.subject, f.request_id, f.channel, f.our_amount, f.vendor_amount,
     cast(f.vendor_amount - f.our_amount as decimal(38,12)) as difference,
     case when f.our_amount is null then 'unknown' when f.our_amount = f.vendor_amount then 'matched' else 'mismatch' end as class,
-    s.currency
+    s.currency, cast(null as varchar) as vendor, cast(null as varchar) as match_id, cast(null as varchar) as grain,
+    cast(null as bigint) as bill_lines, cast(null as bigint) as requests, cast(null as varchar) as step, cast(null as varchar) as reason,
+    cast(null as boolean) as money_is_ours
 from figures f cross join setting s

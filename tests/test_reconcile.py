@@ -1,0 +1,407 @@
+"""A vendor's bill beside the books: a golden bill for each format with planted differences, each named, and the steps worked by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etl.close import close
+from schemas.home import Home
+from schemas.instants import parse_instant
+from schemas.records import Record
+from tests.billed import AT, RATES, days, recorded
+from tests.rawdata import SECOND, attempt, built, failure, one, request, response, rows, usage, write_book
+from tokenledger import run
+
+GOLDEN = Path(__file__).parent / "golden_bills"
+
+# Of each golden bill: the file, the vendor, the traffic it is for, its classes, and the steps of its gap.
+CASES: Mapping[str, tuple[str, str, str, dict[str, int], dict[str, str]]] = {
+    # 500,000 quota units a dollar. Billed 0.038902, booked 0.0252.
+    "new-api": (
+        "logs.json",
+        "Router",
+        "traffic",
+        {"matched": 2, "mismatch": 8, "ours_only": 1, "vendor_only": 3},
+        {
+            "boundary_shift": "0.003",  # booked in November here, on the bill of October
+            "vendor_only": "0.004",  # 2000 units of another key
+            "ours_only": "-0.003",
+            "aborted": "0.0016",  # 0.003 billed whole, 0.0014 by our policy
+            "failed_attempts": "0.001",
+            "missing_usage": "0.003",
+            "cache_class": "0.0002",  # 400 x (0.000001 - 0.0000005)
+            "usage_count": "0.0003",  # 100 x 0.000001 + 50 x 0.000004
+            "tier": "0.0025",  # 1000 x 0.000002 + 500 x 0.000007 = 0.0055
+            "price_version": "0.001",  # 1000 x 0.0000015 + 500 x 0.000005 = 0.004
+            "multiplier": "0.0006",  # a group ratio of 1.2
+            "unit_rounding": "0.000002",  # one unit
+            "fees": "-0.0005",  # a refund of 250 units; a top-up is no part of a bill
+        },
+    ),
+    "litellm": (
+        "spend_logs.json",
+        "Router",
+        "traffic",
+        {"matched": 2, "mismatch": 8, "ours_only": 1, "vendor_only": 1},
+        {
+            "vendor_only": "0.004",
+            "ours_only": "-0.003",
+            "aborted": "0.0016",
+            "failed_attempts": "0.001",
+            "missing_usage": "0.003",
+            "cache_class": "0.0002",  # told by the amount alone
+            "usage_count": "0.0003",
+            "tier": "0.0025",
+            "price_version": "0.001",
+            "multiplier": "0.0006",  # exactly 1.2 times our price
+        },
+    ),
+    "openrouter-export": (
+        "activity.csv",
+        "Router",
+        "traffic",
+        {"matched": 2, "mismatch": 8, "ours_only": 1, "vendor_only": 1},
+        {
+            "vendor_only": "0.004",
+            "ours_only": "-0.003",
+            "aborted": "0.0016",
+            "failed_attempts": "0.001",
+            "missing_usage": "0.003",
+            "cache_class": "0.0002",  # the bill says 0 cached tokens
+            "usage_count": "0.0003",
+            "tier": "0.0025",
+            "price_version": "0.001",
+            "multiplier": "0.0006",
+        },
+    ),
+    "openrouter-generations": (
+        "generations.jsonl",
+        "Router",
+        "traffic",
+        {"matched": 2, "mismatch": 8, "ours_only": 1},
+        {
+            "ours_only": "-0.003",
+            "aborted": "0.0016",
+            "failed_attempts": "0.001",
+            "missing_usage": "0.003",
+            "cache_class": "0.0002",
+            "usage_count": "0.0003",
+            "tier": "0.0025",  # the bill says priority
+            "price_version": "0.001",
+            "multiplier": "0.0006",
+        },
+    ),
+    # One day and model: 0.0296 against 0.0252; the bill has tokens beyond those of replies that told none. 0.015 for a model never asked.
+    "openrouter-activity": (
+        "activity.json",
+        "Router",
+        "traffic",
+        {"mismatch": 1, "vendor_only": 1},
+        {"vendor_only": "0.015", "missing_usage": "0.0044"},
+    ),
+    # Tokens alone, at our prices: 400 x (0.00000015 - 0.000000075), then 100 x 0.00000015 + 50 x 0.0000006; a model we cannot price.
+    "openai-usage": (
+        "usage.json",
+        "OpenAI",
+        "days",
+        {"matched": 1, "mismatch": 2, "vendor_only": 1},
+        {"cache_class": "0.00003", "usage_count": "0.000045"},
+    ),
+    # The 12th is not on the bill; 0.01 for a tool stands on a day without calls.
+    "openai-costs": (
+        "costs.json",
+        "OpenAI",
+        "days",
+        {"matched": 2, "ours_only": 1, "vendor_only": 1},
+        {"vendor_only": "0.01", "ours_only": "-0.00045"},
+    ),
+    # At 1.10 dollars a euro: 0.00083 EUR for 0.0009 USD, 0.00042 for 0.00045, 0.00045 for 0.00045: 0.000013 + 0.000012 + 0.000045.
+    # The 11th is billed without the cache discount; 1 EUR of support.
+    "azure-cost": (
+        "cost.csv",
+        "OpenAI",
+        "days",
+        {"mismatch": 3, "vendor_only": 1},
+        {"cache_class": "0.00003", "currency": "0.00007", "fees": "1.1"},
+    ),
+    # Two calls by id, two days in one line (0.0009 against 0.00042 + 0.00045: the cached tokens again), a tax and a credit.
+    "focus": (
+        "focus.csv",
+        "OpenAI",
+        "days",
+        {"matched": 2, "mismatch": 1, "vendor_only": 2},
+        {"cache_class": "0.00003", "fees": "0.4"},
+    ),
+    # No ids: time, model and tokens. The client of the second had left; the fourth has 10 % more tokens; the fifth is of 1 November
+    # here, and still of October in Los Angeles. What the vendor left out was 0.003 x 5; nothing is due for `failed`, `untold` is not known.
+    "generic": (
+        "bill.csv",
+        "Router",
+        "traffic",
+        {"matched": 3, "mismatch": 2, "ours_only": 6, "vendor_only": 1},
+        {"boundary_shift": "0.003", "ours_only": "-0.015", "aborted": "0.0016", "usage_count": "0.0003"},
+    ),
+}
+
+
+def reconcile(home: Home, bill: Path, vendor: str, *options: str, period: str = "2026-10") -> int:
+    return run(["reconcile", str(bill), "--vendor", vendor, "--period", period, "--home", str(home.root), *options])
+
+
+def told(home: Home, bill: Path, vendor: str, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
+    """What the command says as JSON; amounts as decimals."""
+    capsys.readouterr()
+    assert reconcile(home, bill, vendor, "--json", *options) == 0
+    page: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return page
+
+
+def steps(page: dict[str, Any]) -> dict[str, Decimal]:
+    """The steps that are not nothing."""
+    return {row["step"]: Decimal(row["amount"]) for row in page["waterfall"] if Decimal(row["amount"])}
+
+
+@pytest.fixture(scope="module")
+def months(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Home]:
+    """Both months, recorded and built once; no bill is in them yet."""
+    found = {which: Home(tmp_path_factory.mktemp(which)) for which in ("traffic", "days")}
+    recorded(found["traffic"])
+    built(found["days"], days())
+    return found
+
+
+@pytest.fixture
+def traffic_home(months: Mapping[str, Home]) -> Home:
+    """The marketplace's month, without any bill."""
+    return without_bills(months["traffic"])
+
+
+@pytest.fixture
+def days_home(months: Mapping[str, Home]) -> Home:
+    """The vendor's own days, without any bill."""
+    return without_bills(months["days"])
+
+
+def without_bills(home: Home) -> Home:
+    shutil.rmtree(home.book / "bills", ignore_errors=True)
+    return home
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_planted_difference_is_found_and_named(name: str, months: Mapping[str, Home], capsys: pytest.CaptureFixture[str]) -> None:
+    """Each class has as many comparisons, each step the amount worked above, and the steps add up to the gap to the last digit."""
+    file, vendor, which, classes, expected = CASES[name]
+    home = without_bills(months[which])
+    for own in (GOLDEN / name).glob("*.toml"):
+        (home.book / "bills").mkdir(exist_ok=True)
+        (home.book / "bills" / own.name).write_bytes(own.read_bytes())
+    page = told(home, GOLDEN / name / file, vendor, capsys)
+    assert steps(page) == {step: Decimal(amount) for step, amount in expected.items()}
+    assert {row["class"]: row["comparisons"] for row in page["classes"]} == classes
+    gap = Decimal(page["vendor_total"]) - Decimal(page["our_total"])
+    assert Decimal(page["gap"]) == gap == sum(steps(page).values())
+    # as much is booked as the ledger says, and every line and request is in one class
+    assert Decimal(page["our_total"]) == one(home, f"SELECT sum(a.charged) AS t FROM attempts a JOIN ledger l USING (request_id) WHERE l.period = '2026-10' AND a.channel = '{'official' if vendor == 'OpenAI' else 'routed'}'")["t"]  # fmt: skip
+    assert sum(row["bill_lines"] for row in page["classes"]) == sum(line["kind"] != "payment" for line in page["bill_lines"])
+    asked = rows(home, f"SELECT DISTINCT l.request_id FROM ledger l JOIN attempts a USING (request_id) WHERE l.period = '2026-10' AND a.channel = '{'official' if vendor == 'OpenAI' else 'routed'}' ORDER BY 1")  # fmt: skip
+    assert [row["request_id"] for row in page["requests"]] == [row["request_id"] for row in asked]
+
+
+def test_the_comparison_can_be_made_again_from_what_was_kept(traffic_home: Home) -> None:
+    """A build without the command finds the bill in the book and comes to the same rows."""
+    assert reconcile(traffic_home, GOLDEN / "new-api" / "logs.json", "Router") == 0
+    asked = (
+        "SELECT * FROM reconciliation ORDER BY source, subject",
+        "SELECT * FROM reconciliation_waterfall ORDER BY place",
+        "SELECT * FROM bill_lines ORDER BY number",
+    )
+    before = [rows(traffic_home, query) for query in asked]
+    built(traffic_home)
+    assert [rows(traffic_home, query) for query in asked] == before
+
+
+def test_the_page_tells_totals_classes_steps_and_what_to_do(traffic_home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """A person sees both totals, the gap, its steps and the next step."""
+    assert reconcile(traffic_home, GOLDEN / "new-api" / "logs.json", "router") == 0
+    page = capsys.readouterr().out
+    for text in (
+        "the vendor wants  0.038902000000",
+        "we booked         0.025200000000",
+        "gap               0.013702000000",
+        "multiplier              0.000600000000",
+        "the bill states a factor of 1.2",
+        "append the row to book/rates.csv",
+        "tokenledger receipt",
+    ):
+        assert text in page
+
+
+def test_a_corrected_bill_replaces_only_itself(traffic_home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two accounts and two months are three bills; one comes again with its stranger gone, and the others stay as they were."""
+    whole = (GOLDEN / "openrouter-export" / "activity.csv").read_text()
+    head, *lines = whole.splitlines()
+    first, second, corrected = tmp_path / "a.csv", tmp_path / "b.csv", tmp_path / "a2.csv"
+    first.write_text("\n".join([head, *lines[:4], lines[-1]]) + "\n")
+    second.write_text("\n".join([head, *lines[4:-1]]) + "\n")
+    corrected.write_text("\n".join([head, *lines[:4]]) + "\n")
+    told(traffic_home, first, "Router", capsys, "--account", "a")
+    both = told(traffic_home, second, "Router", capsys, "--account", "b")
+    assert {row["class"]: row["comparisons"] for row in both["classes"]} == {"matched": 2, "mismatch": 8, "ours_only": 1, "vendor_only": 1}
+    assert reconcile(traffic_home, second, "Router", "--account", "b", period="2026-11") == 0
+    page = told(traffic_home, corrected, "Router", capsys, "--account", "a")
+    assert steps(page) == {step: amount for step, amount in steps(both).items() if step != "vendor_only"}
+    assert [(bill["account"], bill["file"]) for bill in page["bills"]] == [("a", "a2.csv"), ("b", "b.csv")]
+    assert one(traffic_home, "SELECT count(*) AS n FROM bills")["n"] == 3
+    # the one it replaced is still there as evidence
+    assert len(list((traffic_home.book / "bills" / "router" / "2026-10" / "a").glob("*-a*.csv"))) == 2
+
+
+def test_a_bill_of_a_closed_month_changes_nothing_that_was_sealed(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """The bill comes after the close: it is compared all the same, and closing again finds what was sealed."""
+    built(home, days())
+    assert (
+        close(home, parse_instant("2026-12-01T00:00:00Z"), period="2026-10").refusals[0].period == "2026-10"
+    )  # records are not sealed yet
+    assert run(["ledger", "--home", str(home.root), "--as-of", "2026-12-01T00:00:00Z"]) == 0
+    page = told(home, GOLDEN / "openai-costs" / "costs.json", "openai", capsys)
+    assert steps(page) == {"vendor_only": Decimal("0.01"), "ours_only": Decimal("-0.00045")}
+    assert one(home, "SELECT status FROM periods")["status"] == "closed"
+    assert run(["verify", "--home", str(home.root)]) == 0
+
+
+def test_a_months_two_bills_share_what_lies_on_the_boundary(traffic_home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A call of 1 November that is on October's bill is vendor's in October, ours in November, and a shift of 0.003 in both."""
+    head, *lines = (GOLDEN / "openrouter-export" / "activity.csv").read_text().splitlines()
+    bill, later = tmp_path / "october.csv", tmp_path / "november.csv"
+    moved = lines[0].replace("chatcmpl-plain-1", "chatcmpl-november-1").replace("2026-10-10 12:00:01", "2026-10-31 23:59:59")
+    bill.write_text(f"{head}\n{moved}\n")
+    later.write_text(head + "\n" + lines[-1].replace("2026-10-10", "2026-11-10") + "\n")
+    october = told(traffic_home, bill, "Router", capsys)
+    assert steps(october)["boundary_shift"] == Decimal("0.003")
+    assert reconcile(traffic_home, later, "Router", period="2026-11") == 0
+    november = {
+        r["step"]: r["amount"] for r in rows(traffic_home, "SELECT step, amount FROM reconciliation_waterfall WHERE period = '2026-11'")
+    }
+    assert november["boundary_shift"] == Decimal("-0.003")
+    assert november["vendor_only"] == Decimal("0.004")
+
+
+def test_a_call_billed_twice_is_the_vendors_alone(traffic_home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The second line of one call has no second request: 0.003 too much."""
+    head, *lines = (GOLDEN / "openrouter-export" / "activity.csv").read_text().splitlines()
+    bill = tmp_path / "twice.csv"
+    bill.write_text(f"{head}\n{lines[0]}\n{lines[0]}\n")
+    page = told(traffic_home, bill, "Router", capsys)
+    assert steps(page)["vendor_only"] == Decimal("0.003")
+    assert "billed twice: the same call is on another line" in [row["reason"] for row in page["matches"]]
+
+
+def test_retries_of_one_request_are_compared_try_by_try(home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One request, two tries on the vendor: the failed one is billed 0.001 too, the served one as booked."""
+    records: list[Record] = [
+        request("again", AT),
+        attempt("again", 1, AT, channel="routed"),
+        failure("again", 1, AT + SECOND, relayed=False, response_id="chatcmpl-again-1"),
+        attempt("again", 2, AT + 2 * SECOND, channel="routed"),
+        response("again", 2, AT + 3 * SECOND, usage=usage(1000, 500)),
+    ]
+    built(home, records, rates=RATES)
+    bill = tmp_path / "log.csv"
+    bill.write_text("request_id,spend,prompt_tokens,completion_tokens,startTime,model\nchatcmpl-again-1,0.001,1000,0,2026-10-10T12:00:00,m\nchatcmpl-again-2,0.003,1000,500,2026-10-10T12:00:02,m\n")  # fmt: skip
+    page = told(home, bill, "Router", capsys)
+    assert steps(page) == {"failed_attempts": Decimal("0.001")}
+    assert [(row["class"], row["request_id"]) for row in page["matches"]] == [("mismatch", "again")]
+
+
+def test_a_dispute_pack_holds_evidence_and_no_secrets(traffic_home: Home, tmp_path: Path) -> None:
+    """Lines, receipts, hashes and plain words; nobody's name, project, key or wallet, and no prompt."""
+    out = tmp_path / "pack"
+    assert reconcile(traffic_home, GOLDEN / "new-api" / "logs.json", "Router", "--dispute", str(out)) == 0
+    names = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    assert names[:5] == ["README.txt", "SHA256SUMS", "bill_lines.csv", "differences.csv", "evidence.json"]
+    text = "".join(path.read_text() for path in out.rglob("*") if path.is_file())
+    for private in ("ada", "Ada", "search", "k-ada", "research", "fp_", str(traffic_home.root)):
+        assert private not in text.replace("web_search", "")
+    assert "0.013702000000" in (out / "README.txt").read_text()
+    receipts = [json.loads(path.read_text()) for path in sorted((out / "receipts").iterdir())]
+    factor = next(receipt for receipt in receipts if receipt["request_id"] == "factor")
+    assert (factor["final_charge"], factor["upstream_request_id"]) == ("0.003000000000", "up-factor-1")
+    assert json.loads((out / "evidence.json").read_text())["bills"][0]["sha256"] == one(traffic_home, "SELECT sha256 FROM bills")["sha256"]
+    with (out / "differences.csv").open(newline="") as file:
+        assert {row["class"] for row in csv.DictReader(file)} == {"matched", "mismatch", "ours_only", "vendor_only"}
+    # never over what is there
+    assert reconcile(traffic_home, GOLDEN / "new-api" / "logs.json", "Router", "--dispute", str(out)) == 2
+
+
+HEAD = "request_id,spend,prompt_tokens,completion_tokens,startTime,model\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a,b\n1,2\n", "no known format of a bill"),
+        ('{"object":"page","data":[{"start_time":1,"end_time":2,"results":[{"object":"organization.costs.result","amount":{"value":1,"currency":"usd"}}]}],"has_more":true}', "has_more 'true': the file is one page of several"),
+        ('{"data":{"total":3,"items":[{"quota":1,"model_name":"m","created_at":1791590400,"type":2}]}}', "says that there are 3 records, and 1 are here"),
+        ('{"data":{"items":[{"quota":1,"model_name":"m","created_at":1791590400,"type":9}]}}', "not a kind of line that is known"),
+        (HEAD + "x,abc,1,1,2026-10-10T12:00:00,m\n", "bill:2 spend 'abc': not a number"),
+        (HEAD + "x,1,1.5,1,2026-10-10T12:00:00,m\n", "bill:2 prompt_tokens '1.5': not a whole number"),
+        (HEAD + "x,1,1,1,yesterday,m\n", "not an instant that is understood"),
+        (HEAD + "x,1,1,1\n", "4 cells under 6 columns"),
+        (HEAD + ",,,,2026-10-10T12:00:00,m\n", "no amount and no tokens"),
+        ("BilledCost,BillingCurrency,ChargeCategory,ChargePeriodStart,ChargePeriodEnd\n1,CNY,Usage,2026-10-10T00:00:00Z,2026-10-11T00:00:00Z\n", "[exchange] CNY"),
+        ("", "is empty"),
+    ],
+)  # fmt: skip
+def test_what_is_not_understood_is_told_with_its_line_and_nothing_is_kept(
+    content: str, said: str, home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No line is left out in silence: the bill is refused whole, with exit code 2."""
+    write_book(home)
+    bill = tmp_path / "bill"
+    bill.write_text(content)
+    assert reconcile(home, bill, "OpenAI") == 2
+    assert said in capsys.readouterr().err
+    assert not (home.book / "bills").exists()
+
+
+def test_a_vendor_that_nobody_knows_is_told(days_home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """The cure names the vendors of channels.toml."""
+    assert reconcile(days_home, GOLDEN / "focus" / "focus.csv", "Opanai") == 2
+    assert "did you mean 'OpenAI'?" in capsys.readouterr().err
+
+
+def test_a_stored_bill_that_was_touched_is_left_out_and_told(days_home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its hash no longer fits: the build goes on without it, and data_quality says so."""
+    told(days_home, GOLDEN / "openai-costs" / "costs.json", "OpenAI", capsys)
+    (raw,) = (days_home.book / "bills" / "openai" / "2026-10").glob("*/*costs.json")
+    raw.write_bytes(raw.read_bytes().replace(b"0.01", b"0.02"))
+    built(days_home)
+    assert rows(days_home, "SELECT * FROM bills") == []
+    assert one(days_home, "SELECT kind, blocks_close FROM data_quality WHERE kind = 'broken_bill'") == {
+        "kind": "broken_bill",
+        "blocks_close": False,
+    }
+
+
+def test_amounts_in_dollars_stand_for_a_currency_without_a_rate(days_home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody wrote a rate for the euro: the vendor's own figures in dollars are taken, and no change of currency is seen."""
+    page = told(days_home, GOLDEN / "azure-cost" / "cost.csv", "OpenAI", capsys)
+    assert steps(page) == {"cache_class": Decimal("0.00003"), "fees": Decimal("1.1")}
+
+
+def test_a_mapping_that_says_nonsense_is_refused_with_its_line(days_home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every mistake at once, each with file, line and cure."""
+    (days_home.book / "bills").mkdir(exist_ok=True)
+    (days_home.book / "bills" / "openai.toml").write_text('zone = "Mars"\nunit = "0"\ngrains = "day"\n[columns]\nammount = "cost"\n')
+    assert reconcile(days_home, GOLDEN / "focus" / "focus.csv", "OpenAI") == 2
+    said = capsys.readouterr().err
+    for text in ("bills/openai.toml:1 zone 'Mars'", "openai.toml:2 unit '0'", "did you mean 'grain'?", "did you mean 'amount'?"):
+        assert text in said
