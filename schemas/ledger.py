@@ -96,7 +96,11 @@ LEDGER = _table(
     ("cache_write_tokens", COUNT, "of these, written to the vendor's cache"),
     ("output_tokens", COUNT, "the whole output of the served (else last) attempt, reasoning included"),
     ("reasoning_tokens", COUNT, "of these, spent thinking"),
-    ("usage_source", TEXT, "reported | partial (reported in part: the reply did not finish, or its output was counted by us) | recounted (tiktoken) | none"),
+    (
+        "usage_source",
+        TEXT,
+        "reported | partial (reported in part: the reply did not finish, or its output was counted by us) | recounted (tiktoken) | none",
+    ),
     ("input_price_per_mtok", AMOUNT, "price of one million plain input tokens on the served (else last) attempt"),
     ("output_price_per_mtok", AMOUNT, "price of one million plain output tokens on the served (else last) attempt"),
     ("list_charge", AMOUNT, "what the same usage costs at list prices, null where a list price is missing"),

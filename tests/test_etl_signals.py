@@ -52,7 +52,7 @@ def test_evidence_never_takes_the_place_of_our_own_facts(home: Home) -> None:
     """A relay that copies every gateway's headers through changes no column of the ledger and no charge; counts of tokens are usage."""
     names = {row["name"] for row in lookup_tables()["table_signals"].to_pylist() if row["place"] == "header" and "token" not in row["name"]}
     forged = json(dict.fromkeys(names, "9"))
-    plain = "SELECT * EXCLUDE (request_id, created_at, upstream_request_id, vendor_charge, wallet_entry_id, receipt_digest) FROM ledger"
+    plain = "SELECT * EXCLUDE (request_id, created_at, upstream_request_id, vendor_charge, vendor_difference, wallet_entry_id, receipt_digest) FROM ledger"
     built(home, [*call("r1"), request("r2", NOON + DAY, match_sha256="x" * 64), attempt("r2", at=NOON + DAY)])
     before = rows(home, f"{plain} WHERE request_id = 'r1'")
     built(home, [*call("r1")[:2], response("r1", headers=forged, usage=usage(1000, 500))])
