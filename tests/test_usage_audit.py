@@ -1,0 +1,110 @@
+"""The overbilling watch: an inflated channel is caught, honest replies are not, and each hard rule names its evidence."""
+
+from __future__ import annotations
+
+import json as plain_json
+import random
+from dataclasses import replace
+
+import orjson
+import pytest
+
+from etl.plausibility import Reply, broken_rules, watch
+from schemas.home import Home
+from schemas.records import Record
+from tests.rawdata import NOON, SECOND, attempt, body, built, request, response, usage
+from tokenledger import run
+
+
+def replies(count: int, factor: float = 1.0, seed: int = 1) -> list[Reply]:
+    """Replies of an honest vendor with a framing of up to 4 tokens, or of one that reports `factor` times as much."""
+    dice = random.Random(seed)
+    found = []
+    for n in range(count):
+        prompt, answer = dice.randint(20, 2000), dice.randint(1, 800)
+        repeats = n > 0 and dice.random() < 0.2
+        found.append(
+            Reply(
+                request_id=f"r{n}",
+                ordinal=1,
+                channel="routed",
+                model="gpt-4o-mini",
+                at=n,
+                encoding="o200k_base",
+                approximate=False,
+                input_tokens=round((prompt + dice.randint(0, 4)) * factor),
+                output_tokens=round((answer + dice.randint(0, 2)) * factor),
+                cached_tokens=prompt // 2 if repeats else 0,
+                counted_input=prompt,
+                counted_output=answer,
+                max_tokens=2000,
+                prefix="p0" if repeats else f"p{n}",
+            )
+        )
+    return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_channel_that_inflates_by_a_tenth_is_flagged_within_100_replies(seed: int) -> None:
+    """Ten percent more tokens on every reply."""
+    (verdict,) = watch(replies(100, 1.1, seed))
+    assert verdict.crossed_after is not None
+    assert verdict.crossed_after <= 100
+
+
+def test_ten_thousand_honest_replies_raise_nothing() -> None:
+    """No hard rule, and no alarm of the sequential test."""
+    honest = replies(10_000)
+    assert list(broken_rules(honest)) == []
+    assert [verdict.crossed_after for verdict in watch(honest)] == [None]
+
+
+def test_false_alarms_stay_below_one_in_twenty() -> None:
+    """Noise of up to 10 % around a true excess of exactly the band, 400 channels of 200 replies: at most one in twenty is flagged."""
+    alarms = 0
+    for seed in range(400):
+        dice = random.Random(seed)
+        noisy = [replace(r, input_tokens=round(10_000 * (1.02 + dice.uniform(-0.1, 0.1))), counted_input=10_000, counted_output=None) for r in replies(200, 1.0, seed)]  # fmt: skip
+        alarms += watch(noisy)[0].crossed_after is not None
+    assert alarms <= 20
+
+
+@pytest.mark.parametrize(
+    ("rule", "facts"),
+    [
+        ("cached_above_input", {"cached_tokens": 11, "input_tokens": 10}),
+        ("reasoning_above_output", {"reasoning_tokens": 501, "output_tokens": 500}),
+        ("output_above_max", {"output_tokens": 501, "max_tokens": 500}),
+        ("visible_above_output", {"counted_output": 600, "output_tokens": 500}),
+        ("cache_first_seen", {"cached_tokens": 5, "input_tokens": 10, "prefix": "new"}),
+    ],
+)
+def test_each_hard_rule_names_its_reply(rule: str, facts: dict[str, int]) -> None:
+    """One reply that breaks it is named, with what was reported."""
+    plain = Reply("r1", 1, "routed", "m", 0, "o200k_base", False)
+    flags = list(broken_rules([replace(plain, **facts)]))  # type: ignore[arg-type]  # a table of facts of several types
+    assert [(flag.rule, flag.evidence) for flag in flags] == [(rule, "r1/1")]
+
+
+def _talk(name: str, at: int, factor: int) -> list[Record]:
+    prompt, answer = "one two three four five six seven eight nine ten " * 20, "yes " * 200
+    asked = orjson.dumps({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": prompt}]})
+    replied = orjson.dumps({"choices": [{"index": 0, "message": {"role": "assistant", "content": answer}}]})
+    return [
+        request(name, at, match_sha256=f"{name:m<64}"[:64]),
+        attempt(name, at=at, channel="routed"),
+        response(name, at=at + SECOND, usage=usage(207 * factor, 201 * factor)),
+        body(name, 0, asked, at),
+        body(name, 1, replied, at + SECOND),
+    ]
+
+
+@pytest.mark.parametrize(("factor", "code"), [(1, 0), (2, 1)])
+def test_the_command_recounts_what_was_kept(factor: int, code: int, home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """Twelve calls whose texts were kept: reported as counted, exit 0; reported twice over, exit 1 with the channel named."""
+    built(home, [record for n in range(12) for record in _talk(f"r{n}", NOON + n * 60 * SECOND, factor)])
+    assert run(["audit", "--home", str(home.root), "--json"]) == code
+    found = plain_json.loads(capsys.readouterr().out)
+    (channel,) = found["channels"]
+    assert (channel["channel"], channel["encoding"], channel["replies"]) == ("routed", "o200k_base", 12)
+    assert [flag["rule"] for flag in found["flags"]] == (["overcount"] if factor == 2 else [])
