@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, Entry] = {
     "run": Entry("The receipt of a whole agent run.", "etl.commands.receipt:run"),
     "sql": Entry("Ad hoc SQL on the published ledger, read-only.", "etl.commands.sql:sql"),
     "audit": Entry("Can the reported usage be true: recount, hard rules, substitution, drift.", "etl.commands.audit:audit"),
+    "whatif": Entry("A month under other prices, in a separate book.", "etl.commands.whatif:whatif"),
     "reconcile": Entry("Match a vendor's bill with the ledger.", "etl.commands.reconcile:reconcile"),
     "export": Entry("Write a month to a file: csv, parquet.", "etl.commands.export:export"),
     "wallet": Entry(
