@@ -40,7 +40,7 @@ COMMANDS: Mapping[str, Entry] = {
     "audit": Entry("Can the reported usage be true: recount, hard rules, substitution, drift.", "etl.commands.audit:audit"),
     "whatif": Entry("A month under other prices, in a separate book.", "etl.commands.whatif:whatif"),
     "reconcile": Entry("Match a vendor's bill with the ledger.", "etl.commands.reconcile:reconcile"),
-    "export": Entry("Write a month to a file: csv, parquet.", "etl.commands.export:export"),
+    "export": Entry("Write a month to a file: csv, parquet, jsonl, xlsx, focus, beancount, hledger, otlp.", "etl.commands.export:export"),
     "wallet": Entry(
         "Top-ups, adjustments, refunds, expiries, snapshots and balances.",
         below={

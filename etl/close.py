@@ -18,7 +18,7 @@ import duckdb
 from etl import merkle
 from etl.build import BuildResult, build_locked, lock, silent
 from etl.closed import bounds, owned_by_month
-from etl.export.month import FORMATS, export
+from etl.export.month import SEALED, export
 from etl.kernel import Report
 from etl.published import open_ledger
 from etl.seals import (
@@ -210,8 +210,8 @@ def _seal(home: Home, connection: duckdb.DuckDBPyConnection, built: BuildResult,
         if left not in old:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
     _write_tables(connection, target, period)
-    for form in FORMATS:
-        export(home, form, period, target / f"ledger.{form}")
+    for form in SEALED:
+        export(home, form, period, target / f"ledger.{form}", closing=True)
     _write_statement(connection, target, period)
     _write_book(home, target)
     digests = [row[0] for row in connection.execute(_DIGESTS, {"period": period}).fetchall()]

@@ -13,7 +13,7 @@ import pytest
 
 from etl.build import build
 from etl.close import close
-from etl.export.month import FORMATS, export
+from etl.export.month import SEALED, export
 from schemas.home import Home
 from schemas.instants import parse_instant, write_instant
 from schemas.records import Record
@@ -36,7 +36,7 @@ def traffic() -> list[Record]:
 
 def digests(home: Home) -> dict[str, str]:
     """The month's exports and its statement."""
-    names = [f"ledger.{form}" for form in FORMATS] + ["statement.txt"]
+    names = [f"ledger.{form}" for form in SEALED] + ["statement.txt"]
     return {name: hashlib.sha256((home.ledger / "2026-10" / name).read_bytes()).hexdigest() for name in names}
 
 
@@ -94,6 +94,6 @@ def test_a_closed_month_exports_the_same_after_more_traffic(tmp_path: Path, expe
     close(home, MORNING)
     archive.seal([*call("late", NOON), *call("n2", MORNING + HOUR)], writer="w2")
     build(home)
-    for form in FORMATS:
+    for form in SEALED:
         export(home, form, "2026-10", tmp_path / f"again.{form}")
         assert hashlib.sha256((tmp_path / f"again.{form}").read_bytes()).hexdigest() == expected[f"ledger.{form}"]

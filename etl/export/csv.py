@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from etl.export.source import Source, quoted
+from etl.export.source import Source, Written, quoted
+from etl.export.texts import harmless_sql
 
-# A spreadsheet reads a text that begins with one of these as a formula; an apostrophe before it keeps it a text
-# (OWASP's rule against CSV injection). Numbers are left alone: a negative amount is no formula.
-FORMULA_STARTS = "'[=+@\\t\\r-]'"
+INSTANT = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
-def _expression(name: str, kind: str) -> str:
+def expression(name: str, kind: str) -> str:
+    """A column of DuckDB type `kind` as exact text."""
     column = quoted(name)
-    if kind == "VARCHAR":
-        return f"CASE WHEN regexp_matches(left({column}, 1), {FORMULA_STARTS}) THEN '''' || {column} ELSE {column} END AS {column}"
     if kind == "TIMESTAMP":
-        return f"strftime({column}, '%Y-%m-%dT%H:%M:%S.%fZ') AS {column}"
+        return f"strftime({column}, '{INSTANT}')"
     if kind.startswith(("MAP", "STRUCT")) or kind.endswith("]"):
-        return f"to_json({column})::VARCHAR AS {column}"
-    return f"{column}::VARCHAR AS {column}"
+        return f"to_json({column})::VARCHAR"
+    return f"{column}::VARCHAR"
 
 
-def write(source: Source, path: Path) -> None:
+def _cell(name: str, kind: str) -> str:
+    value = harmless_sql(quoted(name)) if kind == "VARCHAR" else expression(name, kind)
+    return f"{value} AS {quoted(name)}"
+
+
+def write(source: Source, path: Path) -> Written:
     """Write every row of `source` to `path`."""
-    select = source.select(*(_expression(name, kind) for name, kind in source.columns))
-    source.copy(select, path, "FORMAT csv, HEADER true, DELIMITER ',', NULLSTR ''")
+    select = source.select(*(_cell(name, kind) for name, kind in source.columns))
+    return source.written(source.copy(select, path, "FORMAT csv, HEADER true, DELIMITER ',', NULLSTR ''"))

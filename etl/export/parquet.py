@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from etl.export.source import Source
+from etl.export.source import Source, Written
 
 
-def write(source: Source, path: Path) -> None:
+def write(source: Source, path: Path) -> Written:
     """Write every row of `source` to `path`."""
-    source.copy(source.select(), path, "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880")
+    return source.written(source.copy(source.select(), path, "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880"))

@@ -1,10 +1,16 @@
-"""What an export writes: one period of one published table, every column, in one fixed order."""
+"""What an export reads: one period of the published ledger, as a stream of batches, in one fixed order, within a bound of memory."""
 
 from __future__ import annotations
 
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -18,31 +24,70 @@ INEXACT_TYPES = frozenset({"DOUBLE", "FLOAT", "HUGEINT", "UHUGEINT"})
 AMOUNTS = ("list_charge", "final_charge", "vendor_charge", "adjustment_amount", "savings", "leakage", "vendor_difference")
 COUNTS = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
 
+BATCH_ROWS = 8192
+REPORT_ROWS = 100_000  # how often a long export says where it is
+REPORT_S = 2.0
+MEMORY_LIMIT = "192MB"  # of DuckDB; beyond it sorting spills beside the file that is written
+
+Sums = dict[str, str | int | None]
+Report = Callable[[str], None]
+
 
 class InexactColumnError(LedgerError):
     """A column of a type that cannot be exported exactly."""
 
 
-Sums = dict[str, str | int | None]
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a format says it wrote, to be held against what it was given."""
+
+    table: str
+    rows: int
+    control: dict[str, Sums]  # by currency
+    columns: tuple[str, ...]
+
+
+def silent(line: str) -> None:
+    """Report nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Rows of the table `ledger` in one period, ordered by creation and id."""
+    """One period of the published ledger; rows of the table `ledger` come ordered by creation and id."""
 
     connection: duckdb.DuckDBPyConnection
     period: str
-    columns: tuple[tuple[str, str], ...]  # name, DuckDB type
+    columns: tuple[tuple[str, str], ...]  # of the table ledger: name, DuckDB type
+    starts_at: datetime | None = None  # UTC, without offset, as the ledger keeps instants
+    ends_at: datetime | None = None
+    report: Report = silent
 
     def select(self, *expressions: str) -> str:
-        """One select of `expressions` (every column where none is given) over the rows in order."""
+        """One select of `expressions` (every column where none is given) over the rows of `ledger` in order."""
         chosen = ", ".join(expressions or [quoted(name) for name, _ in self.columns])
         return f"SELECT {chosen} FROM ledger WHERE period = '{self.period}' ORDER BY created_at, request_id"
 
-    def copy(self, select: str, path: Path, options: str) -> None:
-        """DuckDB's COPY of `select` to `path`."""
+    def copy(self, select: str, path: Path, options: str) -> int:
+        """DuckDB's COPY of `select` to `path`; the rows it wrote."""
         target = str(path).replace("'", "''")
-        self.connection.execute(f"COPY ({select}) TO '{target}' ({options})")
+        with _watched(self.connection, self.report):
+            ((rows,),) = self.connection.execute(f"COPY ({select}) TO '{target}' ({options})").fetchall()
+        return int(rows)
+
+    def rows(self, select: str) -> Iterator[dict[str, Any]]:
+        """The rows of `select` one by one, read in batches; $period stands for the period. Nothing else may be asked meanwhile."""
+        parameters = {"period": self.period} if "$period" in select else None
+        done = 0
+        for batch in self.connection.sql(select, params=parameters).to_arrow_reader(BATCH_ROWS):
+            yield from batch.to_pylist()
+            if done // REPORT_ROWS < (done + batch.num_rows) // REPORT_ROWS:
+                self.report(f"{done + batch.num_rows} rows")
+            done += batch.num_rows
+
+    def one(self, select: str) -> tuple[Any, ...]:
+        """The one row of `select`."""
+        (row,) = self.connection.execute(select, {"period": self.period}).fetchall()
+        return tuple(row)
 
     def control(self) -> tuple[int, dict[str, Sums]]:
         """Rows, and by currency the sum of each amount and token count: null where no row knows it, never zero."""
@@ -63,17 +108,55 @@ class Source:
             }
         return sum(row[1] for row in found), totals
 
+    def written(self, rows: int) -> Written:
+        """What a format that carries every column of `ledger` wrote."""
+        return Written("ledger", rows, self.control()[1], tuple(name for name, _ in self.columns))
+
+    def receipts_sha256(self) -> str:
+        """SHA-256 over the period's receipt digests in the order of their requests, each and a newline: what the rows say, in one line."""
+        digest = hashlib.sha256()
+        select = "SELECT receipt_digest FROM ledger WHERE period = $period ORDER BY request_id"
+        for row in self.rows(select):
+            digest.update(f"{row['receipt_digest'] or ''}\n".encode())
+        return digest.hexdigest()
+
 
 def quoted(name: str) -> str:
     """A column's name as SQL writes it."""
     return '"' + name.replace('"', '""') + '"'
 
 
-def source(connection: duckdb.DuckDBPyConnection, period: str) -> Source:
+def literal(text: str) -> str:
+    """A text as SQL writes it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def source(connection: duckdb.DuckDBPyConnection, period: str, report: Report = silent) -> Source:
     """The rows of `period`, which must be one that the ledger knows. Raises PeriodError or InexactColumnError."""
     require_period(connection, period)
     columns = tuple((row[0], row[1]) for row in connection.execute("DESCRIBE ledger").fetchall())
     for name, kind in columns:
         if kind in INEXACT_TYPES:
             raise InexactColumnError(f"column ledger.{name} has type {kind}, which no export carries exactly", "cast it in its model")
-    return Source(connection, period, columns)
+    ((starts_at, ends_at),) = connection.execute("SELECT starts_at, ends_at FROM periods WHERE period = ?", [period]).fetchall()
+    return Source(connection, period, columns, starts_at, ends_at, report)
+
+
+@contextmanager
+def _watched(connection: duckdb.DuckDBPyConnection, report: Report) -> Iterator[None]:
+    """Say now and then how far one long statement is."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(REPORT_S):
+            percent = connection.query_progress()
+            if percent >= 0:
+                report(f"{percent:.0f} %")
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()

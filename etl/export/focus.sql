@@ -1,0 +1,159 @@
+-- One row is one charge of the month as FOCUS has it: what a meter of a try cost, a vendor's rounding, credit bought, given, given
+-- back or lapsed, a correction of a balance. Money in suspense is no charge yet and is not here.
+with month as (
+    select period, starts_at, ends_at from periods where period = $period
+),
+closed as (
+    select period from periods where status = 'closed'
+),
+-- a balance that was ever topped up was paid up front: what it pays for is billed nothing any more
+prepaid as (
+    select distinct account from journal where kind = 'topup' and account like 'wallet:%' and period <= $period
+),
+units(meter, unit) as (values {units}),
+requests as (
+    select l.*, m.starts_at, m.ends_at, l.created_at < m.starts_at as is_late from ledger l cross join month m where l.period = $period
+),
+lines as (
+    select
+        r.*, c.attempt_ordinal, c.meter, c.quantity, c.unit_price, c.amount, c.rate_id, c.list_unit_price, c.list_amount,
+        u.unit, coalesce(a.channel, r.primary_channel, 'tokenledger') as channel,
+        coalesce(a.sent_model, r.api_model, 'unknown') as sku_model, a.served_model as answered_model,
+        coalesce(a.bucket, r.balance_bucket) as bucket,
+        date_trunc('second', coalesce(a.started_at, r.created_at)) as began,
+        date_trunc('second', coalesce(a.ended_at, a.started_at, r.created_at)) + interval 1 second as ended,
+        p.service_tier, p.min_input_tokens, p.hours, p.weekdays, p.region, p.endpoint as priced_endpoint
+    from charges c
+    join requests r on c.request_id = r.request_id
+    left join attempts a on c.request_id = a.request_id and c.attempt_ordinal = a.ordinal
+    left join model_prices p on c.rate_id = p.rate_id
+    left join units u on c.meter = u.meter
+    where coalesce(a.disposition, 'charged') = 'charged'
+),
+usage_rows as (
+    select
+        case when b.account is null then l.amount else 0 end as billed, l.amount as effective, l.amount as contracted,
+        coalesce(l.list_amount, case when l.meter = 'rounding' then 0 else l.amount end) as list,
+        case when l.meter = 'rounding' then 'Adjustment' else 'Usage' end as category, l.is_late as is_correction,
+        case when l.meter = 'rounding' then 'rounding by ' || l.channel else l.meter || ' of ' || l.sku_model || ' on ' || l.channel end as description,
+        'Usage-Based' as frequency, l.began, greatest(l.ended, l.began + interval 1 second) as ended, l.channel as provider, 'Model inference' as service,
+        case when l.meter <> 'rounding' then l.quantity end as quantity,
+        case when l.meter <> 'rounding' then coalesce(l.unit, 'Units') end as unit,
+        case when l.meter <> 'rounding' then l.unit_price end as unit_price,
+        case when l.meter <> 'rounding' then l.channel || '/' || l.sku_model end as sku,
+        case when l.meter <> 'rounding' then
+            l.channel || '/' || l.sku_model || '/' || l.meter || coalesce('/tier ' || l.service_tier, '')
+            || coalesce('/from ' || l.min_input_tokens || ' input tokens', '') || coalesce('/' || l.hours, '') || coalesce('/' || l.weekdays, '')
+            || coalesce('/in ' || l.region, '') || coalesce('/by ' || l.priced_endpoint, '')
+        end as sku_price,
+        case when l.meter <> 'rounding' then l.meter end as meter,
+        case when l.meter <> 'rounding' then l.sku_model end as sku_model,
+        l.wallet, l.project, l.currency, l.tags, l.starts_at, l.ends_at, l.request_id, l.attempt_ordinal, cast(null as varchar) as entry_id,
+        l.run_id, l.user_id, l.api_key_label, l.public_model, l.answered_model, l.route, l.bucket, l.rate_id, l.list_unit_price, l.status,
+        cast(null as varchar) as reason
+    from lines l
+    left join prepaid b on 'wallet:' || l.wallet || ':' || l.bucket = b.account
+),
+bonuses as (
+    select transaction_id, -sum(amount) as amount from journal where period = $period and account like 'bonus:%' group by transaction_id
+),
+entries as (
+    select
+        j.*, s.wallet, s.bucket, m.starts_at, m.ends_at, coalesce(b.amount, 0) as bonus, t.paid, r.project, r.run_id, r.user_id, r.tags,
+        p.account is not null as is_prepaid,
+        coalesce(j.service_at < m.starts_at or c.period is not null, false) as is_correction
+    from journal j
+    cross join month m
+    join wallet_statement s on j.entry_id = s.entry_id
+    left join bonuses b on j.transaction_id = b.transaction_id
+    left join wallet_lots t on j.entry_id = t.lot_id
+    left join ledger r on j.request_id = r.request_id
+    left join closed c on r.period = c.period and r.period < m.period
+    left join prepaid p on j.account = p.account
+    where j.period = $period and j.kind in ('topup', 'adjustment', 'refund', 'expiry')
+),
+entry_charges as (
+    select *, coalesce(paid, amount - bonus) as billed, 0 as effective, 'Purchase' as category, 'credit bought' as description
+    from entries where kind = 'topup' and (amount > bonus or paid is not null)
+    union all
+    select *, 0 as billed, -bonus as effective, 'Credit' as category, 'credit given' as description from entries where kind = 'topup' and bonus > 0
+    union all
+    select *, case when is_prepaid then 0 else -amount end as billed, -amount as effective,
+        case kind when 'refund' then 'Credit' else 'Adjustment' end as category,
+        case kind when 'refund' then 'refund' else 'adjustment' end as description
+    from entries where kind in ('refund', 'adjustment')
+    union all
+    select *, 0 as billed, -amount as effective, 'Adjustment' as category, 'credit lapsed' as description from entries where kind = 'expiry'
+),
+entry_rows as (
+    select
+        billed, effective, billed as contracted, billed as list, category, is_correction, description, 'One-Time' as frequency,
+        date_trunc('second', coalesce(service_at, posted_at)) as began,
+        date_trunc('second', coalesce(service_at, posted_at)) + interval 1 second as ended, bucket as provider, 'Prepaid balance' as service,
+        case when category = 'Purchase' then 1 end as quantity, case when category = 'Purchase' then 'Units' end as unit,
+        case when category = 'Purchase' then billed end as unit_price,
+        case when category = 'Purchase' then bucket || '/credit' end as sku,
+        case when category = 'Purchase' then bucket || '/credit' end as sku_price,
+        case when category = 'Purchase' then 'credit' end as meter, cast(null as varchar) as sku_model,
+        wallet, project, currency, tags, starts_at, ends_at, request_id, cast(null as integer) as attempt_ordinal, entry_id,
+        run_id, user_id, cast(null as varchar) as api_key_label, cast(null as varchar) as public_model, cast(null as varchar) as answered_model,
+        cast(null as varchar) as route, bucket, cast(null as varchar) as rate_id, null as list_unit_price, cast(null as varchar) as status, reason
+    from entry_charges
+),
+rows as (
+    select * from usage_rows
+    union all
+    select * from entry_rows
+)
+select
+    cast(billed as decimal(38,12)) as "BilledCost",
+    wallet as "BillingAccountId",
+    wallet as "BillingAccountName",
+    currency as "BillingCurrency",
+    ends_at as "BillingPeriodEnd",
+    starts_at as "BillingPeriodStart",
+    category as "ChargeCategory",
+    case when is_correction then 'Correction' end as "ChargeClass",
+    description as "ChargeDescription",
+    frequency as "ChargeFrequency",
+    ended as "ChargePeriodEnd",
+    began as "ChargePeriodStart",
+    case when category = 'Usage' then quantity end as "ConsumedQuantity",
+    case when category = 'Usage' then unit end as "ConsumedUnit",
+    cast(contracted as decimal(38,12)) as "ContractedCost",
+    cast(unit_price as decimal(38,12)) as "ContractedUnitPrice",
+    cast(effective as decimal(38,12)) as "EffectiveCost",
+    provider as "HostProviderName",
+    provider as "InvoiceIssuerName",
+    cast(list as decimal(38,12)) as "ListCost",
+    cast(quantity as bigint) as "PricingQuantity",
+    unit as "PricingUnit",
+    provider as "ProviderName",
+    provider as "PublisherName",
+    'AI and Machine Learning' as "ServiceCategory",
+    service as "ServiceName",
+    provider as "ServiceProviderName",
+    'Generative AI' as "ServiceSubcategory",
+    sku as "SkuId",
+    meter as "SkuMeter",
+    case when sku_price is not null then cast(json_object('x_Meter', meter, 'x_Model', sku_model) as varchar) end as "SkuPriceDetails",
+    sku_price as "SkuPriceId",
+    project as "SubAccountId",
+    project as "SubAccountName",
+    tags as "Tags",
+    request_id as "x_RequestId",
+    attempt_ordinal as "x_AttemptOrdinal",
+    entry_id as "x_EntryId",
+    run_id as "x_RunId",
+    user_id as "x_UserId",
+    api_key_label as "x_ApiKeyLabel",
+    public_model as "x_PublicModel",
+    answered_model as "x_ServedModel",
+    route as "x_Route",
+    bucket as "x_BalanceBucket",
+    rate_id as "x_RateId",
+    cast(list_unit_price as decimal(38,12)) as "x_ListUnitPrice",
+    status as "x_Status",
+    reason as "x_Reason"
+from rows
+order by "ChargePeriodStart", "x_RequestId" nulls first, "x_AttemptOrdinal" nulls first, "x_EntryId" nulls first, "ChargeCategory", "SkuMeter" nulls first, "x_RateId" nulls first, "ContractedUnitPrice" nulls first
