@@ -18,7 +18,7 @@ lines as (
     select
         r.*, c.attempt_ordinal, c.meter, c.quantity, c.unit_price, c.amount, c.rate_id, c.list_unit_price, c.list_amount,
         u.unit, coalesce(a.channel, r.primary_channel, 'tokenledger') as channel,
-        coalesce(a.sent_model, r.api_model, 'unknown') as sku_model, a.served_model as answered_model,
+        coalesce(c.model, a.sent_model, r.api_model, 'unknown') as sku_model, a.served_model as answered_model,
         coalesce(a.bucket, r.balance_bucket) as bucket,
         date_trunc('second', coalesce(a.started_at, r.created_at)) as began,
         date_trunc('second', coalesce(a.ended_at, a.started_at, r.created_at)) + interval 1 second as ended,

@@ -182,7 +182,7 @@ def _is_object(text: str) -> bool:
 
 
 TYPES: Mapping[str, Callable[[str], bool]] = {
-    "text": lambda text: bool(text.strip()),
+    "text": bool,
     "decimal": _is_decimal,
     "instant": _is_instant,
     "currency": lambda text: re.fullmatch(r"[A-Z]{3}", text) is not None,  # ISO 4217

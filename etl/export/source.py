@@ -92,7 +92,7 @@ class Source:
     def control(self) -> tuple[int, dict[str, Sums]]:
         """Rows, and by currency the sum of each amount and token count: null where no row knows it, never zero."""
         sums = [f"sum({name})::DECIMAL(38,12)" for name in AMOUNTS]
-        sums += [f"sum({name})::BIGINT" for name in COUNTS]
+        sums += [f"sum({name})" for name in COUNTS]  # a HUGEINT: what fits each row may not fit their sum
         found = self.connection.execute(
             f"SELECT coalesce(currency, 'unknown'), count(*), count(*) FILTER (WHERE final_charge IS NULL), {', '.join(sums)} "
             "FROM ledger WHERE period = ? GROUP BY 1 ORDER BY 1",
@@ -104,7 +104,7 @@ class Source:
             totals[currency] = {
                 "rows": rows,
                 "rows_without_charge": uncharged,
-                **{name: plain(value) if isinstance(value, Decimal) else value for name, value in named.items()},
+                **{name: _total(value) for name, value in named.items()},
             }
         return sum(row[1] for row in found), totals
 
@@ -119,6 +119,13 @@ class Source:
         for row in self.rows(select):
             digest.update(f"{row['receipt_digest'] or ''}\n".encode())
         return digest.hexdigest()
+
+
+def _total(value: Decimal | int | None) -> str | int | None:
+    """A sum as JSON may have it: amounts as text, and whole numbers too where 64 bits do not hold them."""
+    if isinstance(value, Decimal):
+        return plain(value)
+    return str(value) if value is not None and value >= 2**63 else value
 
 
 def quoted(name: str) -> str:
