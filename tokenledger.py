@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, Entry] = {
     "ledger": Entry("The monthly close: build, check, publish, close.", "tokenledger:ledger"),
     "receipt": Entry("The whole story of one request.", "etl.commands.receipt:receipt"),
     "run": Entry("The receipt of a whole agent run.", "etl.commands.receipt:run"),
+    "statement": Entry("A month for people: HTML or PDF.", "etl.commands.statement:statement"),
     "sql": Entry("Ad hoc SQL on the published ledger, read-only.", "etl.commands.sql:sql"),
     "audit": Entry("Can the reported usage be true: recount, hard rules, substitution, drift.", "etl.commands.audit:audit"),
     "whatif": Entry("A month under other prices, in a separate book.", "etl.commands.whatif:whatif"),

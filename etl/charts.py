@@ -98,8 +98,13 @@ def bars(rows: Sequence[Bar], unit: str) -> str:
         if cell(row.name) in names
     ]
     encoding: dict[str, Any] = {
-        "y": {"field": "name", "type": "nominal", "sort": names, "title": None},
-        "x": {"field": "amount", "type": "quantitative", "title": unit, "axis": {"tickCount": 4}},
+        "y": {"field": "name", "type": "nominal", "sort": names, "title": None, "axis": {"labelLimit": 190}},
+        "x": {
+            "field": "amount",
+            "type": "quantitative",
+            "title": unit,
+            "axis": {"tickCount": 3, "labelOverlap": True, "labelSeparation": 16},
+        },
         "description": {"field": "told", "type": "nominal"},
         "color": {"value": COLOURS[0]},
     }

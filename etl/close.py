@@ -10,7 +10,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -34,7 +34,8 @@ from etl.seals import (
     sha256_of,
     superseded,
 )
-from etl.summary import summarise
+from etl.statement import statement
+from etl.statement_page import statement_page
 from schemas import manifest
 from schemas.errors import UsageError
 from schemas.frames import Frame
@@ -46,8 +47,7 @@ from schemas.records import KINDS
 from schemas.spool import unsealed
 
 HOUR_US = 3_600_000_000
-STATEMENT_FILE = "statement.txt"
-STATEMENT_BLOCKS = ("balances", "requests", "spend", "prices", "failures")
+STATEMENT_FILE = "statement.html"
 BOOK_FOLDER = "book"
 ACKNOWLEDGE = "tokenledger acknowledge SUBJECT --by WHO --reason TEXT"
 
@@ -266,10 +266,8 @@ def _write_tables(connection: duckdb.DuckDBPyConnection, target: Path, period: s
 
 
 def _write_statement(connection: duckdb.DuckDBPyConnection, target: Path, period: str) -> None:
-    summary = summarise(connection, period)
-    blocks = tuple(block for block in summary.blocks if block.question.key in STATEMENT_BLOCKS)
-    text, _, _ = replace(summary, blocks=blocks).as_text("tokenledger").partition("\nNext\n")
-    (target / STATEMENT_FILE).write_text(f"Statement of {period}\n\n{text}\n", encoding="utf-8")
+    """The page that `tokenledger statement` shows of the month from now on, byte for byte."""
+    (target / STATEMENT_FILE).write_text(statement_page(statement(connection, period, closing=True)), encoding="utf-8")
 
 
 def _write_book(home: Home, target: Path) -> None:

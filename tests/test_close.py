@@ -270,7 +270,7 @@ def test_closing_again_changes_nothing(home: Home) -> None:
     again = close(home, DECEMBER)
     assert (again.closed, again.verified, again.refusals) == ((), ("2026-10",), ())
     assert contents(home.ledger / "2026-10") == before
-    assert {"seal.json", "ledger.csv", "ledger.parquet", "statement.txt", "receipts.merkle"} <= before.keys()
+    assert {"seal.json", "ledger.csv", "ledger.parquet", "statement.html", "receipts.merkle"} <= before.keys()
     (home.ledger / "2026-10" / "ledger.csv").write_text("other")
     with pytest.raises(SealBroken, match=r"ledger/2026-10/ledger\.csv"):
         close(home, DECEMBER)

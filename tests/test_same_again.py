@@ -36,7 +36,7 @@ def traffic() -> list[Record]:
 
 def digests(home: Home) -> dict[str, str]:
     """The month's exports and its statement."""
-    names = [f"ledger.{form}" for form in SEALED] + ["statement.txt"]
+    names = [f"ledger.{form}" for form in SEALED] + ["statement.html"]
     return {name: hashlib.sha256((home.ledger / "2026-10" / name).read_bytes()).hexdigest() for name in names}
 
 
