@@ -23,7 +23,8 @@ import pyarrow as pa
 
 from etl import kernel
 from etl.audit import chain_audit_trail
-from etl.closed import Closed, append_closed, charged_before, read_closed, register_closed
+from etl.batch_output import batch_output
+from etl.closed import Closed, append_closed, charged_before, read_closed, register_closed, settled_tries
 from etl.kernel import Model, Progress, Report, Step
 from etl.lookup import check_endpoints, lookup_tables
 from etl.lots import make_lots
@@ -116,7 +117,11 @@ def _run(
     for name, rows in lookup_tables().items():
         table(connection, name, rows)
     register_book(connection, book, until)
-    reading = (Step("09", "reread", partial(reread, sources=sources)), Step("33", "recount", partial(recount, sources=sources)))
+    reading = (
+        Step("09", "reread", partial(reread, sources=sources)),
+        Step("28", "batch_output", partial(batch_output, sources=sources)),
+        Step("33", "recount", partial(recount, sources=sources)),
+    )
     steps: list[Model | Step] = [*_models(), *reading, *more]
     kernel.run(connection, steps, progress)
 
@@ -217,6 +222,8 @@ def _narrow(connection: duckdb.DuckDBPyConnection, home: Home, asked: str) -> So
         )
     connection.execute(f"CREATE TABLE opening AS {_OPENING}")
     connection.execute(f"CREATE TABLE closed_request AS {_SETTLED}")
+    others = "(SELECT * FROM published.attempts WHERE raw_request_id NOT IN (SELECT raw_id FROM needed))"
+    connection.execute(f"CREATE TABLE settled_try AS {settled_tries(others, 'published.request_ids')}")
     connection.execute(f"CREATE TABLE closed_charge AS {charged_before('published.wallet_statement', 'closed_request')}")
     connection.execute("CREATE TABLE closed_finding AS SELECT kind, subject FROM published.data_quality WHERE false")
     return sources

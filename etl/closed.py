@@ -127,6 +127,8 @@ def register_closed(connection: duckdb.DuckDBPyConnection, closed: Closed) -> No
     _view(connection, "closed_request", closed.parts("dispositions"), "raw_request_id AS raw_id, request_id, period", "VARCHAR")
     _view(connection, "closed_event", closed.parts("audit_trail"), "event_id", "VARCHAR")
     _view(connection, "closed_finding", closed.parts("data_quality"), "kind, subject", "VARCHAR")
+    attempts, ids = closed.parts("attempts"), closed.parts("request_ids")
+    connection.execute(f"CREATE TABLE settled_try AS {settled_tries(attempts or NO_TRY, ids or NO_ID)}")
     for kind in ROW_KINDS:
         owned, key = ("closed_event", "event_id") if kind == "event" else ("closed_request", "request_id")
         name = "event_id" if kind == "event" else "raw_id"
@@ -164,6 +166,26 @@ def charged_before(statement: str, requests: str) -> str:
             JOIN raw_event e ON coalesce(e.request_id, json_extract_string(e.facts, '$.request_id')) = q.raw_id
         )
         GROUP BY s.request_id, s.wallet, s.bucket
+    """
+
+
+# What stands for a published table where there is none, and for columns that an older one does not have.
+NO_TRY = (
+    "(SELECT NULL::VARCHAR AS channel, NULL::VARCHAR AS response_id, NULL::VARCHAR AS job_id, NULL::VARCHAR AS result_files, "
+    "NULL::VARCHAR AS request_id, NULL::VARCHAR AS raw_request_id, NULL::BIGINT AS input_tokens, NULL::BIGINT AS output_tokens, "
+    "NULL::VARCHAR AS disposition WHERE false)"
+)
+NO_ID = "(SELECT NULL::VARCHAR AS id, NULL::VARCHAR AS kind, NULL::VARCHAR AS request_id WHERE false)"
+
+
+def settled_tries(attempts: str, request_ids: str) -> str:
+    """A select of tries whose charge stands, with the ids by which another poll, download or replay of the same answer is known."""
+    return f"""
+        SELECT a.channel, a.response_id, a.job_id, a.result_files, a.request_id, a.raw_request_id, k.id AS idempotency_key,
+            a.input_tokens, a.output_tokens, a.disposition = 'charged' AS is_charged
+        FROM (SELECT * FROM {NO_TRY} UNION ALL BY NAME SELECT * FROM {attempts}) a
+        LEFT JOIN (SELECT request_id, min(id) AS id FROM {request_ids} WHERE kind = 'idempotency_key' GROUP BY request_id) k
+            ON a.request_id = k.request_id
     """
 
 

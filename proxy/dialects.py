@@ -52,8 +52,8 @@ REQUEST_FACTS = frozenset(
 )
 # Members of a response that tell about route, tier or size; its text is not among them.
 RESPONSE_FACTS = frozenset(
-    """background base_resp created duration extra_fields generation_id inference_geo object openrouter_metadata
-    output_format provider quality seconds size speed status system_fingerprint usage_breakdown
+    """background base_resp created duration error_file_id extra_fields generation_id inference_geo object openrouter_metadata
+    output_file_id output_format processing_status provider quality request_counts seconds size speed status system_fingerprint usage_breakdown
     incomplete_details status_details""".split()
 )
 GATEWAY_FACTS = frozenset(("extra_fields", "openrouter_metadata"))

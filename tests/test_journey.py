@@ -201,6 +201,39 @@ def test_usage_that_cannot_be_right_is_quarantined_with_its_reason(travelled: Tr
         assert row["blocks_close"]
 
 
+def test_a_batch_and_its_output_that_differ_are_told(travelled: Travelled) -> None:
+    """The batch tells 1000 and 100 tokens, its output 500 and 50; those that agree are not told; a dated model's price is."""
+    rows = travelled.rows("select subject, detail, blocks_close from data_quality where kind = 'batch_disagrees' order by subject")
+    assert [row["subject"] for row in rows] == ["official batch_forward", "official batch_gateway"]
+    assert "1000 input and 100 output tokens, the lines of its output 500 and 50" in rows[0]["detail"]
+    assert not rows[0]["blocks_close"]
+    (assumed,) = travelled.rows("select subject, rows from data_quality where kind = 'assumed_model'")
+    assert assumed == {"subject": "official gpt-batch-2024-07-18", "rows": 2}
+
+
+def test_what_is_free_names_what_it_repeats(travelled: Travelled) -> None:
+    """Polls, downloads and stored objects name the request that was charged; the others say why they are free or not known."""
+    told = "select client_request_id as name, disposition_reason as reason from attempts join ledger using (request_id)"
+    reasons = {row["name"]: row["reason"] for row in travelled.rows(told)}
+    ids = {row["name"]: row["id"] for row in travelled.rows("select client_request_id as name, request_id as id from ledger")}
+    for door in ("gateway", "forward"):
+        for copy, original in (
+            ("batches-4-again", "batches-3-done"),
+            ("batches-5-output", "batches-3-done"),
+            ("batches-lines-3-again", "batches-lines-2-output"),
+            ("batches-both-2-poll", "batches-both-1-output"),
+            ("messages-batch-4-again", "messages-batch-3-results"),
+        ):
+            assert reasons[f"golden-{copy}-{door}"] == f"repeat of {ids[f'golden-{original}-{door}']}"
+        for name, words in (
+            ("batches-lines-1-poll", f"its result is charged once, with {ids[f'golden-batches-lines-2-output-{door}']}"),
+            ("batches-without-usage", "it ended and told no usage, and its output was never downloaded"),
+            ("batches-none-completed", "none of its requests was completed"),
+            ("files-content", "a stored file, and no output of a batch"),
+        ):
+            assert reasons[f"golden-{name}-{door}"] == words
+
+
 def test_a_tier_that_the_answer_did_not_name_is_flagged_as_assumed(travelled: Travelled) -> None:
     """One row in data_quality says for how many calls."""
     rows = travelled.rows("select subject, rows, blocks_close from data_quality where kind = 'assumed'")

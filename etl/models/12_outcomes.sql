@@ -7,7 +7,8 @@
 -- check: select count(*) from outcomes having count(*) is distinct from (select count(*) from tries)
 with facts as (
     select
-        t.*,
+        t.* exclude (error_event),
+        t.error_event and r.job is distinct from 'output' as error_event,  -- a line of a file may tell of an error that is not this call's
         r.received_at, r.endpoint, r.billing, r.job, r.endpoint_tier, r.owes, r.body_facts,
         r.expects_output and not (r.job is not null and coalesce(json_extract_string(t.facts, '$.status'), '') in ('queued', 'in_progress')) as expects_output,
         (t.http_status between 200 and 299 or t.http_status = 101) as is_success,

@@ -1,14 +1,15 @@
 -- One row is one object from which a try's usage is read. Of the places where usage stands, or that stand in for it (facts of the
 -- message, headers, the request), the first row of usage_places.csv that holds names the dialect of its part; all places of
 -- that dialect are kept, for a later place may say what an earlier one leaves out.
--- piece is empty for the reply as a whole, else which piece of it: a part that another model made (inner_parts.csv); model is then the piece's own, null where it names none. Where such parts stand instead of the tokens at
+-- piece is empty for the reply as a whole, else which piece of it: a line of a batch's output, a part that another model made
+-- (inner_parts.csv); model is then the piece's own, null where it names none. Where such parts stand instead of the tokens at
 -- the top, the object at the top keeps only its other counts.
 -- check: object is not null and dialect is not null and source in ('reported', 'recounted') and keeps in ('all', 'other')
 -- check: select raw_id, raw_ordinal, piece, part, path from usage_objects group by all having count(*) > 1
 -- check: select raw_id, raw_ordinal, piece, part from usage_objects group by all having count(distinct dialect) > 1
 with told as (
     select raw_id, raw_ordinal, endpoint, channel, url, usage, facts, headers, case when http_status between 200 and 299 then body_facts end as body_facts
-    from steps
+    from steps where job is distinct from 'output'
 ),
 reported as (
     select raw_id, raw_ordinal, endpoint, channel, url, unnest(usage) as place from told where usage is not null
@@ -21,6 +22,12 @@ seen as (
     select raw_id, raw_ordinal, '', null, endpoint, channel, url, '(headers)', headers from told where headers is not null
     union all
     select raw_id, raw_ordinal, '', null, endpoint, channel, url, '(request)', body_facts from told where body_facts is not null
+    union all
+    select
+        l.raw_id, l.raw_ordinal, 'line ' || l.line, l.model, case when s.endpoint like 'messages%' then s.endpoint else 'batches.output' end,
+        s.channel, s.url, l.path, l.usage
+    from batch_lines l join steps s on l.raw_id = s.raw_id and l.raw_ordinal = s.raw_ordinal
+    where l.counts and l.usage is not null
 ),
 known as (
     select

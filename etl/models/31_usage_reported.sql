@@ -105,12 +105,18 @@ owed as (
     from families f join steps s on f.raw_id = s.raw_id and f.raw_ordinal = s.raw_ordinal
     where (s.owes like '%input%' and f.has_input = 0) or (s.owes like '%output%' and f.has_output = 0)
 ),
+silent as (
+    select raw_id, raw_ordinal, 'line ' || line as piece, 'tokens' as part, 'missing' as meter, 'reported' as source, 'it succeeded and tells no usage' as fault
+    from batch_lines where counts and usage is null
+),
 found as (
     select * from metered
     union all
     select raw_id, raw_ordinal, piece, part, meter, source, null, null, fault from missums
     union all
     select raw_id, raw_ordinal, piece, part, meter, source, null, null, fault from owed
+    union all
+    select raw_id, raw_ordinal, piece, part, meter, source, null, null, fault from silent
 ),
 usage_reported as (
     select * exclude (fault), case when piece = '' then fault else piece || ': ' || fault end as fault from found

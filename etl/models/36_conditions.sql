@@ -13,13 +13,15 @@ with told as (
 ),
 named as (
     select
-        s.raw_id, s.raw_ordinal, s.endpoint_tier,
+        s.raw_id, s.raw_ordinal, case when s.job is distinct from 'output' or b.raw_id is not null then s.endpoint_tier end as endpoint_tier,
         lower(coalesce(s.service_tier, t.tier, json_extract_string(s.facts, '$.service_tier'))) as returned,
         lower(coalesce(t.speed, json_extract_string(s.facts, '$.speed'))) as returned_speed,
         lower(json_extract_string(s.body_facts, '$.service_tier')) as asked,
         lower(json_extract_string(s.body_facts, '$.speed')) as asked_speed,
         s.http_status between 200 and 299 or s.http_status = 101 as is_success
-    from steps s left join told t on s.raw_id = t.raw_id and s.raw_ordinal = t.raw_ordinal
+    from steps s
+    left join told t on s.raw_id = t.raw_id and s.raw_ordinal = t.raw_ordinal
+    left join (select distinct raw_id, raw_ordinal from batch_lines) b on s.raw_id = b.raw_id and s.raw_ordinal = b.raw_ordinal
 ),
 tiers as (
     -- what a vendor calls its ordinary service is no tier of its own

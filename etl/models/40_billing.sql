@@ -8,7 +8,7 @@ with facts as (
     select
         s.request_id, s.raw_id, s.raw_ordinal, s.ordinal, s.channel, coalesce(s.sent_model, n.priced_model, j.model) as sent_model, s.outcome, s.billing, s.job, s.http_status, s.received_at, s.endpoint, d.service_tier, d.region,
         u.usage_source, u.input_tokens,
-        v.fault, j.standing, j.reason as job_reason,
+        v.fault, j.standing, j.reason as job_reason, e.repeats_request_id,
         c.name is not null as is_known_channel,
         c.bucket, c.route, coalesce(c.timezone, 'UTC') as timezone,
         p.policy_id, p.policy, p.charge, p.flat_amount, p.effective_from,
@@ -20,6 +20,7 @@ with facts as (
     join conditions d on s.raw_id = d.raw_id and s.raw_ordinal = d.raw_ordinal
     left join recount_note n on s.raw_id = n.raw_id and s.raw_ordinal = n.raw_ordinal and not n.is_counted
     left join jobs j on s.raw_id = j.raw_id and s.raw_ordinal = j.raw_ordinal
+    left join repeats e on s.raw_id = e.raw_id and s.raw_ordinal = e.raw_ordinal
     left join priced_models n on s.channel = n.channel and j.model = n.model
     left join book_channel c on s.channel = c.name
     left join policies p on s.raw_id = p.raw_id and s.raw_ordinal = p.raw_ordinal
@@ -30,6 +31,7 @@ due as (
         *,
         case
             when billing = 'free'                     then 'free'
+            when repeats_request_id is not null       then 'free'
             when outcome = 'unknown'                  then 'unknown'
             when outcome = 'ok' and standing = 'free' then 'free'
             when outcome = 'ok' and standing = 'unknown' then 'unpriced'
@@ -55,6 +57,7 @@ billing as (
             else wish
         end as rule,
         case
+            when repeats_request_id is not null then 'repeat of ' || repeats_request_id
             when standing in ('free', 'unknown') then job_reason
             when wish = 'free' and billing = 'poll' then 'a question after a result, and no answer'
             when wish = 'free' then 'this endpoint is free'

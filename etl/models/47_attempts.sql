@@ -17,11 +17,12 @@ attempts as (
         s.raw_id as raw_request_id, cast(s.raw_ordinal as integer) as raw_ordinal,
         u.usage_source, u.input_tokens, u.output_tokens, u.vendor_charge,
         c.bucket, i.upstream_request_id, s.response_id, s.error, c.disposition, c.reason as disposition_reason, c.rule,
-        s.first_token_at, d.service_tier, d.region
+        s.first_token_at, d.service_tier, d.region, j.job_id, j.result_files
     from steps s
     join attempt_charges c on s.raw_id = c.raw_id and s.raw_ordinal = c.raw_ordinal
     join conditions d on s.raw_id = d.raw_id and s.raw_ordinal = d.raw_ordinal
     join usage_totals u on s.raw_id = u.raw_id and s.raw_ordinal = u.raw_ordinal
+    left join job_ids j on s.raw_id = j.raw_id and s.raw_ordinal = j.raw_ordinal
     left join ids i on s.raw_id = i.raw_id and s.raw_ordinal = i.raw_ordinal
     where s.ordinal > 0
 )

@@ -142,6 +142,47 @@ open_items as (
     left join attempts t on u.request_id = t.request_id and u.attempt_ordinal = t.ordinal
     left join acknowledged a on t.raw_request_id || '/' || t.raw_ordinal = a.subject
 ),
+models_told as (
+    select distinct raw_id, raw_ordinal, model from usage_objects where piece <> '' and model is not null
+    union
+    select raw_id, raw_ordinal, model from jobs where standing = 'result' and model is not null
+),
+assumed_models as (
+    select
+        'assumed_model' as kind, l.period, p.channel || ' ' || p.model as subject,
+        'charged at the price of ' || p.priced_model || ': the answer names its dated model alone' as detail,
+        cast(count(*) as bigint) as rows, false as blocks_close
+    from priced_models p
+    join models_told t on p.model = t.model
+    join attempts a on t.raw_id = a.raw_request_id and t.raw_ordinal = a.raw_ordinal and p.channel = a.channel
+    join ledger_facts l on a.request_id = l.request_id
+    where p.is_assumed and a.disposition = 'charged' group by l.period, p.channel, p.model, p.priced_model
+),
+batch_told as (
+    select i.channel, i.job_id, max(u.input_tokens) as input_tokens, max(u.output_tokens) as output_tokens
+    from job_ids i join usage_totals u on i.raw_id = u.raw_id and i.raw_ordinal = u.raw_ordinal
+    where i.job in ('asked', 'poll') and u.usage_source <> 'none' group by i.channel, i.job_id
+),
+batch_listed as (
+    select
+        i.channel, i.job_id, min(s.request_id) as request_id, cast(sum(u.input_tokens) as bigint) as input_tokens,
+        cast(sum(u.output_tokens) as bigint) as output_tokens
+    from job_ids i
+    join steps s on i.raw_id = s.raw_id and i.raw_ordinal = s.raw_ordinal
+    join usage_totals u on i.raw_id = u.raw_id and i.raw_ordinal = u.raw_ordinal
+    where i.job = 'output' and u.usage_source <> 'none' group by i.channel, i.job_id
+),
+batches_disagree as (
+    select
+        'batch_disagrees' as kind, l.period, t.channel || ' ' || t.job_id as subject,
+        'the batch tells ' || coalesce(t.input_tokens, 0) || ' input and ' || coalesce(t.output_tokens, 0) || ' output tokens, the lines of its output '
+            || coalesce(o.input_tokens, 0) || ' and ' || coalesce(o.output_tokens, 0) || '; one of them is charged' as detail,
+        cast(1 as bigint) as rows, false as blocks_close
+    from batch_told t
+    join batch_listed o on t.channel = o.channel and t.job_id = o.job_id
+    join ledger_facts l on o.request_id = l.request_id
+    where coalesce(t.input_tokens, 0) <> coalesce(o.input_tokens, 0) or coalesce(t.output_tokens, 0) <> coalesce(o.output_tokens, 0)
+),
 substituted as (
     select
         'model_substituted' as kind, l.period, coalesce(v.channel, '(lost)') || ' ' || v.sent || ' -> ' || v.served as subject,
@@ -170,6 +211,8 @@ found as (
     union all select * from open_holds
     union all select * from assumed_tiers
     union all select * from assumed_regions
+    union all select * from assumed_models
+    union all select * from batches_disagree
     union all select * from quarantined_usage
     union all select * from lost_records
     union all select * from lost_opens

@@ -1,0 +1,211 @@
+"""The lines of batches' output files: which of a batch's requests succeeded, with which model and usage, read from the bodies kept.
+
+A file is read as it unpacks, line by line, so that one line at a time is held as values, however long the file is. What a
+line says is kept as it was said; etl/models/29_batch_lines.sql decides where it counts. Shapes: OpenAI's Batch API has
+`{custom_id, response: {status_code, body}, error}`, Anthropic's Message Batches `{custom_id, result: {type, message}}`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import duckdb
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import zstandard
+
+from etl.recount import Uncountable, close_decoders, decoded
+from etl.sources import Finding, Sources, add_findings, date_of, is_whole, quarantine, table
+
+PIECE_BYTES = 1 << 20
+MAX_LINE_BYTES = 64 << 20
+ROWS_AT_ONCE = 4  # bodies of up to 16 MiB each
+LINES_AT_ONCE = 10_000
+USAGE_MEMBERS = ("usage", "usage_info")
+
+_LINES = pa.schema(
+    [
+        ("raw_id", pa.string()),
+        ("raw_ordinal", pa.int64()),
+        ("line", pa.int64()),
+        ("custom_id", pa.string()),
+        ("response_id", pa.string()),
+        ("model", pa.string()),
+        ("path", pa.string()),
+        ("usage", pa.string()),
+        ("succeeded", pa.bool_()),
+    ]
+)
+_NOTES = pa.schema([("raw_id", pa.string()), ("raw_ordinal", pa.int64()), ("reason", pa.string()), ("is_other", pa.bool_())])
+
+
+class OtherFileError(Exception):
+    """The file is something else than a batch's output."""
+
+
+# ---- bytes to lines ----
+
+
+def _inflated(content: bytes, wbits: int) -> Iterator[bytes]:
+    decoder = zlib.decompressobj(wbits)
+    left = content
+    while left and not decoder.eof:
+        yield decoder.decompress(left, PIECE_BYTES)
+        left = decoder.unconsumed_tail
+    yield decoder.flush()
+
+
+def _unzstd(content: bytes) -> Iterator[bytes]:
+    reader = zstandard.ZstdDecompressor().stream_reader(content, read_across_frames=True)
+    while piece := reader.read(PIECE_BYTES):
+        yield piece
+
+
+_UNPACKED: dict[str, Callable[[bytes], Iterator[bytes]]] = {
+    "": lambda content: (content[at : at + PIECE_BYTES] for at in range(0, len(content), PIECE_BYTES)),
+    "gzip": lambda content: _inflated(content, zlib.MAX_WBITS | 16),
+    "zstd": _unzstd,
+}
+
+
+def lines_of(content: bytes, content_encoding: str | None) -> Iterator[bytes]:
+    """The lines of a body, unpacked as they are asked for; raises Uncountable where it cannot be unpacked."""
+    coding = (content_encoding or "").strip().lower().replace("x-gzip", "gzip").replace("identity", "")
+    pieces = _UNPACKED[coding](content) if coding in _UNPACKED else iter((decoded(content, coding),))
+    rest = b""
+    try:
+        for piece in pieces:
+            *whole, rest = (rest + piece).split(b"\n")
+            yield from whole
+            if len(rest) > MAX_LINE_BYTES:
+                raise Uncountable(f"a line of it exceeds {MAX_LINE_BYTES} bytes")
+    except (zlib.error, zstandard.ZstdError) as error:
+        raise Uncountable(f"the body cannot be decoded as {coding}: {error}") from None
+    if rest:
+        yield rest
+
+
+# ---- lines to rows ----
+
+
+def read_line(text: bytes) -> dict[str, Any]:
+    """What one line of a batch's output tells; raises OtherFileError where it is no such line."""
+    try:
+        line = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        raise OtherFileError from None
+    if not isinstance(line, dict) or "custom_id" not in line:
+        raise OtherFileError
+    if isinstance(result := line.get("result"), dict) and "type" in result:
+        message, succeeded = result.get("message"), result["type"] == "succeeded"
+    elif "response" in line or "error" in line:
+        response = line.get("response")
+        response = response if isinstance(response, dict) else {}
+        status = response.get("status_code")
+        message, succeeded = response.get("body"), isinstance(status, int) and 200 <= status < 300 and not line.get("error")
+    else:
+        raise OtherFileError
+    message = message if isinstance(message, dict) else {}
+    path = next((name for name in USAGE_MEMBERS if isinstance(message.get(name), dict)), None)
+    return {
+        "custom_id": _text(line["custom_id"]),
+        "response_id": _text(message.get("id")),
+        "model": _text(message.get("model")),
+        "path": path,
+        "usage": orjson.dumps(message[path]).decode() if path else None,
+        "succeeded": succeeded,
+    }
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+# ---- the step ----
+
+
+def batch_output(connection: duckdb.DuckDBPyConnection, sources: Sources) -> int:
+    """Make `output_line` and `output_note`: the lines of each download that holds a batch's output, or why it has none."""
+    table(connection, "output_line", _LINES.empty_table())
+    rows = connection.execute(
+        "SELECT raw_id, raw_ordinal, strftime(closed_at, '%Y-%m-%d') FROM steps "
+        "WHERE job = 'output' AND outcome = 'ok' AND http_status = 200 ORDER BY ALL"
+    ).fetchall()
+    wanted = {(raw_id, ordinal): date for raw_id, ordinal, date in rows}
+    notes: dict[tuple[str, int], tuple[str, bool]] = {}
+    findings: list[Finding] = []
+    count = 0
+    if wanted:
+        needed = pa.array({raw_id for raw_id, _ in wanted}, pa.string())
+        try:
+            for body in _bodies(sources, needed, set(wanted.values()), findings):
+                key = (body["request_id"], body["ordinal"])
+                if key in wanted and key not in notes:
+                    made, notes[key] = _read(connection, body)
+                    count += made
+        finally:
+            close_decoders()
+        add_findings(connection, findings)
+    told = [
+        {"raw_id": key[0], "raw_ordinal": key[1], "reason": reason, "is_other": is_other}
+        for key in wanted
+        for reason, is_other in [notes.get(key, ("its body is not kept", False))]
+        if reason
+    ]
+    table(connection, "output_note", pa.Table.from_pylist(told, _NOTES))
+    return count
+
+
+def _bodies(sources: Sources, needed: pa.Array, dates: set[str], findings: list[Finding]) -> Iterator[dict[str, Any]]:
+    """The bodies kept of these requests, one at a time; a file that is not what was sealed is a finding."""
+    for file in sources.body_files:
+        path = sources.raw / file.path
+        if date_of(file) not in dates or not path.exists():  # past its retention
+            continue
+        if not is_whole(path, file):
+            findings.append(quarantine(file))
+            continue
+        with pq.ParquetFile(path) as parquet:
+            yield from _of(parquet.iter_batches(ROWS_AT_ONCE), needed)
+    yield from _of(sources.rows["body"].to_batches(ROWS_AT_ONCE), needed)
+
+
+def _of(batches: Iterable[pa.RecordBatch], needed: pa.Array) -> Iterator[dict[str, Any]]:
+    for batch in batches:
+        yield from batch.filter(pc.is_in(batch["request_id"], needed)).to_pylist()
+
+
+def _read(connection: duckdb.DuckDBPyConnection, body: dict[str, Any]) -> tuple[int, tuple[str, bool]]:
+    """Keep the lines of one body; how many, and why there are none with whether it is another kind of file."""
+    if len(body["content"]) < body["size"]:
+        return 0, (f"only the first {len(body['content'])} of its {body['size']} bytes are kept", False)
+    key = {"raw_id": body["request_id"], "raw_ordinal": body["ordinal"]}
+    kept: list[dict[str, Any]] = []
+    count = 0
+    connection.execute("CREATE OR REPLACE TEMP TABLE lines_read AS FROM output_line LIMIT 0")
+    try:
+        for number, text in enumerate(lines_of(body["content"], body["content_encoding"]), 1):
+            if text.strip():
+                kept.append({**key, "line": number, **read_line(text)})
+                count += 1
+            if len(kept) >= LINES_AT_ONCE:
+                _keep(connection, kept)
+    except OtherFileError:
+        where = f"line {number} of it is no line of a batch's output"
+        return 0, (where, True)
+    except Uncountable as error:
+        return 0, (error.what, False)
+    _keep(connection, kept)
+    connection.execute("INSERT INTO output_line FROM lines_read")
+    return count, ("", False)
+
+
+def _keep(connection: duckdb.DuckDBPyConnection, kept: list[dict[str, Any]]) -> None:
+    connection.register("lines_now", pa.Table.from_pylist(kept, _LINES))
+    connection.execute("INSERT INTO lines_read FROM lines_now")
+    connection.unregister("lines_now")
+    kept.clear()
