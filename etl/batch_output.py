@@ -18,8 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import zstandard
 
-from etl.recount import Uncountable, close_decoders, decoded
+from etl.recount import close_decoders, decoded
 from etl.sources import Finding, Sources, add_findings, date_of, is_whole, quarantine, table
+from etl.texts import Uncountable
 
 PIECE_BYTES = 1 << 20
 MAX_LINE_BYTES = 64 << 20

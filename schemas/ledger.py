@@ -173,7 +173,11 @@ ATTEMPTS = _table(
     ("first_token_at", INSTANT, "first output of this try"),
     ("service_tier", TEXT, "the service tier it was charged at, null for the ordinary one"),
     ("region", TEXT, "the region that processed it, as it was priced; null where none in particular is known"),
-    ("job_id", TEXT, "the vendor's id of the job (a background response, a batch, a video) that it asked for, polled or downloaded; else null"),
+    (
+        "job_id",
+        TEXT,
+        "the vendor's id of the job (a background response, a batch, a video) that it asked for, polled or downloaded; else null",
+    ),
     ("result_files", TEXT, "the files that a batch names as its output and its errors, a space between them; null where it names none"),
 )
 

@@ -19,6 +19,8 @@ from schemas.money import MoneyError, amount, parse_decimal
 from schemas.records import Instant
 
 Route = Literal["official", "routed", "pool"]
+# Dialects that a message need not tell by itself; the same words stand in etl/tables/usage_places.csv.
+UsageDialect = Literal["gemini", "perplexity", "xai"]
 RetryOn = int | Literal["connect", "timeout"]
 
 # What the official SDKs call temporary, and 529 (an overloaded vendor). A call that timed out may have been billed and
@@ -212,7 +214,9 @@ class Channel(Entry):
     retry_on: Conditions = RETRY_ON
     fallback_on: Conditions = FALLBACK_ON
     inject_usage: bool = Field(default=False, description="the gateway asks for usage in streams")
-    usage_dialect: Word | None = Field(default=None, description="how this vendor reports usage, where it cannot be told from the message")
+    usage_dialect: UsageDialect | None = Field(
+        default=None, description="how this vendor reports usage, where it cannot be told from the message"
+    )
     rounding: Rounding | None = None
     timezone: Zone | None = Field(default=None, description="the vendor's zone, for time-of-day prices; UTC where absent")
     default: bool = Field(default=False, description="models that are not listed go here")

@@ -191,6 +191,7 @@ REFUSALS = [
     ("channels.toml", 'name = "router"\n', "", "channels.toml:8 name", "add `name = …`"),
     ("channels.toml", 'name = "router"', 'name = "vendor"', "channels.toml:9 name 'vendor'", "line 2 has this name too"),
     ("channels.toml", 'name = "router"', 'name = "*"', "channels.toml:9 name '*'", "use letters"),
+    ("channels.toml", "retry_on", 'usage_dialect = "openay"\nretry_on', "channels.toml:13 usage_dialect 'openay'", "'gemini', 'perplexity' or 'xai'"),
     ("channels.toml", 'route = "routed"', 'route = "cheap"', "channels.toml:11 route 'cheap'", "'official', 'routed' or 'pool'"),
     ("channels.toml", "https://api.router.example/v1", "ftp://x", "channels.toml:10 base_url 'ftp://x'", "http://HOST"),
     ("channels.toml", "router.example/v1", "router.example/v1?k=1", "channels.toml:10 base_url", "query"),

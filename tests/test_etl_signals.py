@@ -326,6 +326,33 @@ def both_doors(
     return [*outer, *within]
 
 
+def unanswered(shift: int = 0, **facts: Any) -> list[Record]:
+    """A gateway's try that passed the forward door, where the vendor never answered; the forward door's 502 is all that came back."""
+    silent: dict[str, Any] = {"status": None, "headers": None, "ending": "connect_error", "terminal": None}
+    return [
+        request("gate"),
+        attempt("gate", url="https://api.openai.test/v1/chat/completions"),
+        failure("gate", at=NOON + 2 * SECOND, status=502, headers="{}"),
+        request("fwd", NOON + SECOND + shift, door="forward", host="api.openai.test:443", credential="fp_" + "d" * 32, **facts),
+        attempt("fwd", at=NOON + SECOND + shift, role="direct", url="https://api.openai.test/v1/chat/completions"),
+        failure("fwd", at=NOON + SECOND + shift + 1, **silent),
+    ]
+
+
+def test_a_call_that_passed_both_doors_and_got_no_answer_is_one(home: Home) -> None:
+    """The same body, host and path, within the gateway's try, and no answer that could carry an id: the gateway's record counts."""
+    built(home, unanswered())
+    assert [row["request_id"] for row in rows(home, "FROM ledger")] == ["gate"]
+    assert one(home, "SELECT duplicate_of FROM dispositions WHERE raw_request_id = 'fwd'") == {"duplicate_of": "gate"}
+
+
+@pytest.mark.parametrize("other", [{"shift": 5 * SECOND}, {"match_sha256": "o" * 64}, {"path": "/v1/embeddings"}])
+def test_two_calls_without_an_answer_stay_two(home: Home, other: dict[str, Any]) -> None:
+    """One that began after the gateway's try ended, one with another body, one for another endpoint."""
+    built(home, unanswered(**other))
+    assert one(home, "SELECT count(*) AS n FROM ledger") == {"n": 2}
+
+
 @pytest.mark.parametrize("inner", ["forward", "gateway"])
 def test_traffic_that_passes_both_doors_is_charged_once(home: Home, inner: str) -> None:
     """The gateway's record counts, the forward door's is a named duplicate, and either id leads to the one request."""

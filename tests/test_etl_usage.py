@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import brotli  # type: ignore[import-untyped]  # it ships no types
 import duckdb
@@ -17,6 +17,7 @@ from etl.reread import read, steps_of
 from etl.unbrotli import BrotliError, Unbrotli
 from schemas.home import Home
 from schemas.records import Record, UsageSeen
+from schemas.registry import UsageDialect
 from tests.rawdata import attempt, request, response, spool, write_book
 
 RATES = """+official,gpt-realtime,input,4,1000000,USD,2026-01-01T00:00:00Z,,charge,,,,,test,
@@ -92,6 +93,11 @@ def test_every_dialect_is_read_somewhere_and_every_reading_is_described() -> Non
     """No row of dialects.csv is dead, and no place of usage_places.csv is read as something nobody described."""
     with (FOLDER / "dialects.csv").open() as described, (FOLDER / "usage_places.csv").open() as placed:
         assert {row["dialect"] for row in csv.DictReader(described)} == {row["dialect"] for row in csv.DictReader(placed)}
+
+
+def test_the_book_knows_the_dialects_that_the_table_names() -> None:
+    """A word of channels.toml is one that a row of usage_places.csv waits for, and the other way round."""
+    assert set(get_args(UsageDialect)) == set(lookup_tables()["table_usage_places"]["vendor"].to_pylist()) - {None}
 
 
 def test_a_rule_that_does_not_exist_is_refused(tmp_path: Path) -> None:
