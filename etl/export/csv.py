@@ -27,5 +27,5 @@ def _cell(name: str, kind: str) -> str:
 
 def write(source: Source, path: Path) -> Written:
     """Write every row of `source` to `path`."""
-    select = source.select(*(_cell(name, kind) for name, kind in source.columns))
-    return source.written(source.copy(select, path, "FORMAT csv, HEADER true, DELIMITER ',', NULLSTR ''"))
+    cells = [_cell(name, kind) for name, kind in source.columns]
+    return source.written(source.write_csv((source.select(*cells, piece=piece) for piece in source.pieces()), path))

@@ -105,7 +105,7 @@ _FACTS = ("posted_at", "kind", "request_id", "reference", "reason", "service_at"
 _ENTRIES = f"""
     SELECT transaction_id, strftime(posted_at, '{INSTANT}') AS posted_at, account, amount, currency, kind, request_id, reference, reason,
         strftime(service_at, '{INSTANT}') AS service_at
-    FROM journal WHERE period = $period ORDER BY journal.posted_at, transaction_id, entry_id
+    FROM journal WHERE period = $period AND {{piece}} ORDER BY journal.posted_at, transaction_id, entry_id
 """
 _BALANCES = """
     SELECT account, currency, CAST(coalesce(sum(amount) FILTER (WHERE period < $period), 0) AS DECIMAL(38,12)) AS before,
@@ -156,7 +156,9 @@ def bounds(period: str) -> tuple[date, date]:
 
 
 def _entries(source: Source, first: date, last: date) -> Iterator[Entry]:
-    for transaction_id, legs in groupby(source.rows(_ENTRIES), key=lambda row: row["transaction_id"]):
+    # the legs of a transaction have one instant, so that no piece cuts through it
+    found = (row for piece in source.pieces("journal", "journal.posted_at") for row in source.rows(_ENTRIES.format(piece=piece)))
+    for transaction_id, legs in groupby(found, key=lambda row: row["transaction_id"]):
         rows = list(legs)
         posted = datetime.fromisoformat(rows[0]["posted_at"]).date()
         yield Entry(

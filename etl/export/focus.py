@@ -6,7 +6,7 @@ and has ServiceProviderName and HostProviderName in their place). Facts of our o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from etl.export.source import Source, Sums, Written, literal, quoted
 from etl.export.texts import harmless_sql
 from schemas.errors import LedgerError
 from schemas.meters import METERS
-from schemas.money import plain
+from schemas.money import EXACT, plain
 
 __all__ = ["VERSIONS", "writer"]
 
@@ -36,13 +36,23 @@ def writer(version: str) -> Callable[[Source, Path], Written]:
             raise NoBoundsError(f"the ledger does not say when {source.period} begins and ends", "tokenledger ledger")
         units = ", ".join(f"({literal(meter.name)}, {literal(_plural(meter.unit))})" for meter in METERS)
         select = _SELECT.read_text(encoding="utf-8").replace("{units}", units).replace("$period", literal(source.period))
-        source.connection.execute(f"CREATE OR REPLACE TEMP TABLE focus_row AS {select}")
-        found = source.connection.execute("DESCRIBE focus_row").fetchall()
         known = {column.name for column in columns_of(version)}
-        chosen = [(row[0], row[1]) for row in found if row[0] in known or row[0].startswith("x_")]
-        cells = ", ".join(f"{_cell(name, kind)} AS {quoted(name)}" for name, kind in chosen)
-        rows = source.copy(f"SELECT {cells} FROM focus_row ORDER BY rowid", path, "FORMAT csv, HEADER true, DELIMITER ',', NULLSTR ''")
-        return Written("charges", rows, _control(source), tuple(name for name, _ in chosen))
+        names: list[str] = []
+        control: dict[str, Sums] = {}
+
+        def parts() -> Iterator[str]:
+            for piece, entries in (*((piece, "false") for piece in source.pieces()), ("false", "true")):
+                asked = select.replace("{piece}", piece).replace("{entries}", entries)
+                source.connection.execute(f"CREATE OR REPLACE TEMP TABLE focus_row AS {asked}")
+                found = source.connection.execute("DESCRIBE focus_row").fetchall()
+                chosen = [(row[0], row[1]) for row in found if row[0] in known or row[0].startswith("x_")]
+                names[:] = [name for name, _ in chosen]
+                _add(control, source)
+                yield f"SELECT {', '.join(f'{_cell(name, kind)} AS {quoted(name)}' for name, kind in chosen)} FROM focus_row ORDER BY rowid"
+
+        rows = source.write_csv(parts(), path)
+        _add_left_out(control, source)
+        return Written("charges", rows, control, tuple(names))
 
     return write
 
@@ -60,24 +70,27 @@ def _plural(unit: str) -> str:
     return {"query": "Queries"}.get(unit, f"{unit.capitalize()}s")
 
 
-def _control(source: Source) -> dict[str, Sums]:
-    """By currency: rows, each cost, EffectiveCost by category, and what is left out because its charge is not known."""
-    sums = [f'sum("{name}")::DECIMAL(38,12) AS "{name}"' for name in _COSTS]
-    sums += [
-        f'coalesce(sum("EffectiveCost") FILTER (WHERE "ChargeCategory" = \'{value}\'), 0)::DECIMAL(38,12) AS {name}'
-        for name, value in _CATEGORIES.items()
-    ]
-    control: dict[str, Sums] = {}
+_SUMS = {name: f'sum("{name}")' for name in _COSTS} | {
+    name: f'sum("EffectiveCost") FILTER (WHERE "ChargeCategory" = \'{value}\')' for name, value in _CATEGORIES.items()
+}
+
+
+def _add(control: dict[str, Sums], source: Source) -> None:
+    """Add one piece to the control sums: by currency the rows, each cost, and EffectiveCost by category."""
+    sums = ", ".join(f'coalesce({sql}, 0)::DECIMAL(38,12) AS "{name}"' for name, sql in _SUMS.items())
+    for row in source.rows(f'SELECT "BillingCurrency" AS currency, count(*) AS rows, {sums} FROM focus_row GROUP BY 1 ORDER BY 1'):
+        so_far = control.setdefault(row["currency"], {"rows": 0, **dict.fromkeys(_SUMS, "0")})
+        so_far["rows"] = int(so_far["rows"] or 0) + row["rows"]
+        for name in _SUMS:
+            so_far[name] = plain(EXACT.add(Decimal(so_far[name] or 0), row[name]))
+
+
+def _add_left_out(control: dict[str, Sums], source: Source) -> None:
+    """What is no row because its charge is not known: its requests, and the known part of its money."""
     unknown, suspense = source.one(
         "SELECT count(*), (SELECT coalesce(sum(amount), 0)::DECIMAL(38,12) FROM journal WHERE period = $period AND account LIKE 'suspense:%') "
         "FROM ledger WHERE period = $period AND final_charge IS NULL"
     )
-    for row in source.rows(
-        f'SELECT "BillingCurrency" AS currency, count(*) AS rows, {", ".join(sums)} FROM focus_row GROUP BY 1 ORDER BY 1'
-    ):
-        currency = row.pop("currency")
-        control[currency] = {name: plain(value) if isinstance(value, Decimal) else value for name, value in row.items()}
-    for sums_of_one in control.values():
-        sums_of_one["requests_without_charge_left_out"] = unknown
-        sums_of_one["suspense_left_out"] = plain(suspense)
-    return control
+    for sums in control.values():
+        sums["requests_without_charge_left_out"] = unknown
+        sums["suspense_left_out"] = plain(suspense)

@@ -1,5 +1,6 @@
 -- One row is one charge of the month as FOCUS has it: what a meter of a try cost, a vendor's rounding, credit bought, given, given
--- back or lapsed, a correction of a balance. Money in suspense is no charge yet and is not here.
+-- back or lapsed, a correction of a balance. Money in suspense is no charge yet and is not here. It is asked for one piece of the
+-- month's requests after the other, and last for the entries of people, without requests.
 with month as (
     select period, starts_at, ends_at from periods where period = $period
 ),
@@ -12,7 +13,10 @@ prepaid as (
 ),
 units(meter, unit) as (values {units}),
 requests as (
-    select l.*, m.starts_at, m.ends_at, l.created_at < m.starts_at as is_late from ledger l cross join month m where l.period = $period
+    select l.*, m.starts_at, m.ends_at, l.created_at < m.starts_at as is_late from ledger l cross join month m where l.period = $period and {piece}
+),
+tries as (
+    select * from attempts where request_id in (select request_id from requests)
 ),
 lines as (
     select
@@ -25,7 +29,7 @@ lines as (
         p.service_tier, p.min_input_tokens, p.hours, p.weekdays, p.region, p.endpoint as priced_endpoint
     from charges c
     join requests r on c.request_id = r.request_id
-    left join attempts a on c.request_id = a.request_id and c.attempt_ordinal = a.ordinal
+    left join tries a on c.request_id = a.request_id and c.attempt_ordinal = a.ordinal
     left join model_prices p on c.rate_id = p.rate_id
     left join units u on c.meter = u.meter
     where coalesce(a.disposition, 'charged') = 'charged'
@@ -50,7 +54,7 @@ usage_rows as (
         case when l.meter <> 'rounding' then l.sku_model end as sku_model,
         l.wallet, l.project, l.currency, l.tags, l.starts_at, l.ends_at, l.request_id, l.attempt_ordinal, cast(null as varchar) as entry_id,
         l.run_id, l.user_id, l.api_key_label, l.public_model, l.answered_model, l.route, l.bucket, l.rate_id, l.list_unit_price, l.status,
-        cast(null as varchar) as reason
+        cast(null as varchar) as reason, l.created_at as placed_at
     from lines l
     left join prepaid b on 'wallet:' || l.wallet || ':' || l.bucket = b.account
 ),
@@ -97,13 +101,13 @@ entry_rows as (
         case when category = 'Purchase' then 'credit' end as meter, cast(null as varchar) as sku_model,
         wallet, project, currency, tags, starts_at, ends_at, request_id, cast(null as integer) as attempt_ordinal, entry_id,
         run_id, user_id, cast(null as varchar) as api_key_label, cast(null as varchar) as public_model, cast(null as varchar) as answered_model,
-        cast(null as varchar) as route, bucket, cast(null as varchar) as rate_id, null as list_unit_price, cast(null as varchar) as status, reason
+        cast(null as varchar) as route, bucket, cast(null as varchar) as rate_id, null as list_unit_price, cast(null as varchar) as status, reason, posted_at as placed_at
     from entry_charges
 ),
 rows as (
     select * from usage_rows
     union all
-    select * from entry_rows
+    select * from entry_rows where {entries}
 )
 select
     cast(billed as decimal(38,12)) as "BilledCost",
@@ -156,4 +160,5 @@ select
     status as "x_Status",
     reason as "x_Reason"
 from rows
-order by "ChargePeriodStart", "x_RequestId" nulls first, "x_AttemptOrdinal" nulls first, "x_EntryId" nulls first, "ChargeCategory", "SkuMeter" nulls first, "x_RateId" nulls first, "ContractedUnitPrice" nulls first
+order by placed_at, "x_RequestId" nulls first, "x_AttemptOrdinal" nulls first, "x_EntryId" nulls first, "ChargeCategory", "SkuMeter" nulls first,
+    "x_RateId" nulls first, "ContractedUnitPrice" nulls first

@@ -18,7 +18,7 @@ def write(source: Source, path: Path) -> Written:
     )
     count = 0
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        for row in source.rows(source.select(f"json_object({members})::VARCHAR AS line")):
+        for row in source.ledger_rows(f"json_object({members})::VARCHAR AS line"):
             file.write(row["line"] + "\n")
             count += 1
     return source.written(count)

@@ -67,12 +67,12 @@ _SPANS = """
             'charged': a.charged, 'bucket': a.bucket, 'upstream_request_id': a.upstream_request_id, 'channel': a.channel,
             'sent_model': a.sent_model, 'served_model': a.served_model, 'http_status': a.http_status,
             'started_at': a.started_at, 'ended_at': a.ended_at}} ORDER BY a.ordinal) AS tries
-        FROM attempts a SEMI JOIN (SELECT request_id FROM ledger WHERE period = $period) l ON a.request_id = l.request_id
+        FROM attempts a SEMI JOIN (SELECT request_id FROM ledger WHERE period = $period AND {piece}) l ON a.request_id = l.request_id
         GROUP BY a.request_id
     )
     SELECT {columns}, coalesce(l.served_channel, l.backup_channel, l.primary_channel) AS provider, t.tries
-    FROM ledger l LEFT JOIN tries t ON l.request_id = t.request_id
-    WHERE l.period = $period ORDER BY l.created_at, l.request_id
+    FROM (SELECT * FROM ledger WHERE period = $period AND {piece}) l LEFT JOIN tries t ON l.request_id = t.request_id
+    ORDER BY l.created_at, l.request_id
 """
 
 
@@ -80,7 +80,7 @@ def write(source: Source, path: Path) -> Written:
     """Write the requests of the period as spans, then its metrics, to `path`."""
     meters: dict[tuple[str, tuple[tuple[str, str], ...]], _Histogram] = {}
     columns = ", ".join(f"l.{quoted(name)}" for name, _ in source.columns)
-    rows = source.rows(_SPANS.format(columns=columns))
+    rows = (row for piece in source.pieces() for row in source.rows(_SPANS.format(columns=columns, piece=piece)))
     count = 0
     with path.open("wb") as file:
         spans = _spans(rows, meters)

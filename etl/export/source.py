@@ -1,18 +1,22 @@
-"""What an export reads: one period of the published ledger, as a stream of batches, in one fixed order, within a bound of memory."""
+"""What an export reads: one period of the published ledger, piece by piece in one fixed order, within a bound of memory.
+
+A sort of a whole month of wide rows fits no bound, so a month is cut by its instants into pieces of some thousand rows, and
+only the rows of a piece are ever sorted. Where to cut follows from the rows alone: a repeat cuts at the same places.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 from etl.published import require_period
 from schemas.errors import LedgerError
@@ -25,9 +29,8 @@ AMOUNTS = ("list_charge", "final_charge", "vendor_charge", "adjustment_amount", 
 COUNTS = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
 
 BATCH_ROWS = 8192
-REPORT_ROWS = 100_000  # how often a long export says where it is
-REPORT_S = 2.0
-MEMORY_LIMIT = "192MB"  # of DuckDB; beyond it sorting spills beside the file that is written
+PIECE_ROWS = 32_768
+MEMORY_LIMIT = "192MB"  # of DuckDB; beyond it what can spill does, beside the file that is written
 
 Sums = dict[str, str | int | None]
 Report = Callable[[str], None]
@@ -62,27 +65,55 @@ class Source:
     ends_at: datetime | None = None
     report: Report = silent
 
-    def select(self, *expressions: str) -> str:
-        """One select of `expressions` (every column where none is given) over the rows of `ledger` in order."""
-        chosen = ", ".join(expressions or [quoted(name) for name, _ in self.columns])
-        return f"SELECT {chosen} FROM ledger WHERE period = '{self.period}' ORDER BY created_at, request_id"
+    def pieces(self, table: str = "ledger", instant: str = "created_at") -> Iterator[str]:
+        """Conditions on `instant` that cut the period's rows of `table` into pieces, in order; each report tells how far it is."""
+        numbered = f"SELECT {instant} AS cut, row_number() OVER (ORDER BY {instant}) - 1 AS place FROM {table} WHERE period = $period"
+        found = self.rows(
+            f"SELECT DISTINCT cut FROM ({numbered}) WHERE place > 0 AND place % {PIECE_ROWS} = 0 AND cut IS NOT NULL ORDER BY cut"
+        )
+        cuts = [f"TIMESTAMP '{row['cut']}'" for row in found]
+        for number, (begin, end) in enumerate(zip(["", *cuts], [*cuts, ""], strict=True), 1):
+            terms = ([f"{instant} >= {begin}"] if begin else []) + ([f"({instant} < {end} OR {instant} IS NULL)"] if end else [])
+            yield " AND ".join(terms) or "true"
+            if cuts:
+                self.report(f"{number} of {len(cuts) + 1} parts")
 
-    def copy(self, select: str, path: Path, options: str) -> int:
-        """DuckDB's COPY of `select` to `path`; the rows it wrote."""
-        target = str(path).replace("'", "''")
-        with _watched(self.connection, self.report):
-            ((rows,),) = self.connection.execute(f"COPY ({select}) TO '{target}' ({options})").fetchall()
-        return int(rows)
+    def select(self, *expressions: str, piece: str = "true") -> str:
+        """One select of `expressions` (every column where none is given) over the rows of a piece of `ledger` in order."""
+        chosen = ", ".join(expressions or [quoted(name) for name, _ in self.columns])
+        return f"SELECT {chosen} FROM ledger WHERE period = $period AND {piece} ORDER BY created_at, request_id"
+
+    def ledger_rows(self, *expressions: str) -> Iterator[dict[str, Any]]:
+        """`expressions` over all rows of `ledger` in order, one row after the other."""
+        for piece in self.pieces():
+            yield from self.rows(self.select(*expressions, piece=piece))
+
+    def write_csv(self, selects: Iterable[str], path: Path) -> int:
+        """What the selects give, one after the other, as one CSV file with one head line; the rows of it."""
+        part = path.with_suffix(".rows")
+        count = 0
+        try:
+            with path.open("wb") as whole:
+                for select in selects:
+                    options = f"FORMAT csv, HEADER {str(whole.tell() == 0).lower()}, DELIMITER ',', NULLSTR ''"
+                    statement = f"COPY ({select}) TO {literal(str(part))} ({options})"
+                    ((rows,),) = self.connection.execute(statement.replace("$period", literal(self.period))).fetchall()
+                    count += rows
+                    with part.open("rb") as rows_of_one:
+                        shutil.copyfileobj(rows_of_one, whole)
+        finally:
+            part.unlink(missing_ok=True)
+        return count
+
+    def table(self, select: str) -> pa.Table:
+        """What `select` gives as Arrow; $period stands for the period."""
+        return self.connection.sql(select, params={"period": self.period}).to_arrow_table()
 
     def rows(self, select: str) -> Iterator[dict[str, Any]]:
         """The rows of `select` one by one, read in batches; $period stands for the period. Nothing else may be asked meanwhile."""
         parameters = {"period": self.period} if "$period" in select else None
-        done = 0
         for batch in self.connection.sql(select, params=parameters).to_arrow_reader(BATCH_ROWS):
             yield from batch.to_pylist()
-            if done // REPORT_ROWS < (done + batch.num_rows) // REPORT_ROWS:
-                self.report(f"{done + batch.num_rows} rows")
-            done += batch.num_rows
 
     def one(self, select: str) -> tuple[Any, ...]:
         """The one row of `select`."""
@@ -113,10 +144,9 @@ class Source:
         return Written("ledger", rows, self.control()[1], tuple(name for name, _ in self.columns))
 
     def receipts_sha256(self) -> str:
-        """SHA-256 over the period's receipt digests in the order of their requests, each and a newline: what the rows say, in one line."""
+        """SHA-256 over the period's receipt digests in the order of its rows, each and a newline: what the rows say, in one line."""
         digest = hashlib.sha256()
-        select = "SELECT receipt_digest FROM ledger WHERE period = $period ORDER BY request_id"
-        for row in self.rows(select):
+        for row in replace(self, report=silent).ledger_rows("receipt_digest"):
             digest.update(f"{row['receipt_digest'] or ''}\n".encode())
         return digest.hexdigest()
 
@@ -147,23 +177,3 @@ def source(connection: duckdb.DuckDBPyConnection, period: str, report: Report = 
             raise InexactColumnError(f"column ledger.{name} has type {kind}, which no export carries exactly", "cast it in its model")
     ((starts_at, ends_at),) = connection.execute("SELECT starts_at, ends_at FROM periods WHERE period = ?", [period]).fetchall()
     return Source(connection, period, columns, starts_at, ends_at, report)
-
-
-@contextmanager
-def _watched(connection: duckdb.DuckDBPyConnection, report: Report) -> Iterator[None]:
-    """Say now and then how far one long statement is."""
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(REPORT_S):
-            percent = connection.query_progress()
-            if percent >= 0:
-                report(f"{percent:.0f} %")
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watcher.join()

@@ -53,9 +53,9 @@ class _Book:
         written = self.source.written(self.source.control()[0])
         self._cover(written)
         columns = list(self._columns())
-        select = self.source.select(*(f"{expression(name, kind)} AS {quoted(name)}" for name, kind in self.source.columns))
+        cells = [f"{expression(name, kind)} AS {quoted(name)}" for name, kind in self.source.columns]
         sheet, used, sheets, rows = self._sheet(1, columns), 1, 1, 0
-        for row in self.source.rows(select):
+        for row in self.source.ledger_rows(*cells):
             if used == SHEET_ROWS:
                 sheets += 1
                 sheet, used = self._sheet(sheets, columns), 1
@@ -127,7 +127,7 @@ class _Book:
             ("", ""),
             ("amounts", "a cell keeps 15 digits; the exact amount is the text in the column after it"),
             ("texts", "an apostrophe stands before a text that a spreadsheet would take for a formula"),
-            ("receipts SHA-256", "over the receipt digests of all rows in the order of their request ids, each and a newline"),
+            ("receipts SHA-256", "over the receipt digests of all rows in their order, each and a newline"),
         ]
         for row, (name, value) in enumerate(lines):
             sheet.write_string(row, 0, name, self.bold)
