@@ -24,7 +24,7 @@ import pyarrow as pa
 from etl import kernel
 from etl.audit import chain_audit_trail
 from etl.batch_output import batch_output
-from etl.closed import Closed, append_closed, charged_before, read_closed, register_closed, settled_tries
+from etl.closed import Closed, append_closed, charged_before, prior_allowance_use, read_closed, register_closed, settled_tries
 from etl.kernel import Model, Progress, Report, Step
 from etl.lookup import check_endpoints, lookup_tables
 from etl.lots import make_lots
@@ -225,6 +225,7 @@ def _narrow(connection: duckdb.DuckDBPyConnection, home: Home, asked: str) -> So
     others = "(SELECT * FROM published.attempts WHERE raw_request_id NOT IN (SELECT raw_id FROM needed))"
     connection.execute(f"CREATE TABLE settled_try AS {settled_tries(others, 'published.request_ids')}")
     connection.execute(f"CREATE TABLE closed_charge AS {charged_before('published.wallet_statement', 'closed_request')}")
+    connection.execute(f"CREATE TABLE prior_allowance_use AS {prior_allowance_use(_USED_ELSEWHERE, 'is_closed')}")
     connection.execute("CREATE TABLE closed_finding AS SELECT kind, subject FROM published.data_quality WHERE false")
     return sources
 
@@ -268,6 +269,15 @@ _SETTLED = """
     SELECT raw_request_id AS raw_id, request_id, period FROM published.dispositions
     WHERE raw_request_id NOT IN (SELECT raw_id FROM needed)
 """
+
+# Free units that others had; those of closed months first.
+_USED_ELSEWHERE = """(
+    SELECT u.*, p.status = 'closed' AS is_closed
+    FROM published.allowance_use u
+    JOIN published.ledger l ON u.request_id = l.request_id
+    JOIN published.periods p ON l.period = p.period
+    WHERE u.raw_request_id NOT IN (SELECT raw_id FROM needed)
+)"""
 
 # Balances as published, less what the preview will post again.
 _OPENING = """

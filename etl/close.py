@@ -91,8 +91,13 @@ LAWS: tuple[Law, ...] = (
     Law(
         "SELECT count(DISTINCT request_id) || ' requests without a price for ' || meter || ' of ' || coalesce(upstream_model, '(no model)') "
         "|| ' on ' || coalesce(channel, '(no channel)'), '' FROM unpriced WHERE period = $period AND meter IS NOT NULL "
-        "GROUP BY channel, upstream_model, meter ORDER BY channel, upstream_model, meter",
+        "AND NOT starts_with(reason, 'no exchange rate') GROUP BY channel, upstream_model, meter ORDER BY channel, upstream_model, meter",
         "add the row to book/rates.csv, then tokenledger rates check",
+    ),
+    Law(
+        "SELECT count(DISTINCT request_id) || ' requests: ' || reason, '' FROM unpriced WHERE period = $period AND meter IS NOT NULL "
+        "AND starts_with(reason, 'no exchange rate') GROUP BY reason ORDER BY reason",
+        "add the row to book/fx.csv, then tokenledger rates check",
     ),
     Law(
         "SELECT 'suspense is not empty: ' || raw || ', ' || reason, raw FROM ("

@@ -36,7 +36,12 @@ OWNED = {
     "data_quality": "period = $period OR (period IS NULL AND NOT blocks_close)",
     "model_prices": "rate_id IN (SELECT unnest([c.rate_id, c.list_rate_id]) FROM charges c JOIN ledger l USING (request_id) "
     "WHERE l.period = $period)",
+    "price_terms": "term_id IN (SELECT unnest([c.rate_id, c.multiplier_id]) FROM charges c JOIN ledger l USING (request_id) "
+    "WHERE l.period = $period)",
+    "exchange_rates": "fx_id IN (SELECT c.fx_id FROM charges c JOIN ledger l USING (request_id) WHERE l.period = $period)",
 }
+# Rows of the book that several months own, by their names.
+OF_THE_BOOK = {"model_prices": "rate_id", "price_terms": "term_id", "exchange_rates": "fx_id"}
 
 
 class UnownedTableError(LedgerError):
@@ -144,6 +149,8 @@ def register_closed(connection: duckdb.DuckDBPyConnection, closed: Closed) -> No
         "0::DECIMAL(38,12) AS amount WHERE false)"
     )
     connection.execute(f"CREATE TABLE closed_charge AS {charged_before(statement, 'closed_request')}")
+    used = closed.parts("allowance_use")
+    connection.execute(f"CREATE TABLE prior_allowance_use AS {prior_allowance_use(used, 'true') if used else _NO_USE}")
     if closed.seals:
         positions = [
             {"period": seal.period, "writer": writer, "last_seq": seq} for seal in closed.seals for writer, seq in seal.positions.items()
@@ -187,6 +194,18 @@ def settled_tries(attempts: str, request_ids: str) -> str:
         LEFT JOIN (SELECT request_id, min(id) AS id FROM {request_ids} WHERE kind = 'idempotency_key' GROUP BY request_id) k
             ON a.request_id = k.request_id
     """
+
+
+def prior_allowance_use(uses: str, is_closed: str) -> str:
+    """A select of what was used of free allowances outside what is built now."""
+    return f"SELECT pool, span, used_at, raw_request_id, raw_ordinal, piece, meter, quantity, {is_closed} AS is_closed FROM {uses}"
+
+
+_NO_USE = prior_allowance_use(
+    "(SELECT NULL::VARCHAR AS pool, NULL::VARCHAR AS span, NULL::TIMESTAMP AS used_at, NULL::VARCHAR AS raw_request_id, "
+    "NULL::INTEGER AS raw_ordinal, NULL::VARCHAR AS piece, NULL::VARCHAR AS meter, NULL::BIGINT AS quantity WHERE false)",
+    "true",
+)
 
 
 def _view(connection: duckdb.DuckDBPyConnection, name: str, parts: str | None, columns: str, kind: str) -> None:
@@ -252,8 +271,8 @@ def _appended(closed: Closed) -> Iterator[tuple[str, str]]:
         select = f"SELECT * FROM {parts}"
         if owned.name == "periods":
             select = f"SELECT p.* REPLACE ('closed' AS status, s.hash AS seal_hash) FROM {parts} p JOIN closed_seal s USING (period)"
-        elif owned.name == "model_prices":
-            select = f"SELECT DISTINCT ON (rate_id) * FROM {parts} ANTI JOIN model_prices USING (rate_id) ORDER BY rate_id, line"
+        elif key := OF_THE_BOOK.get(owned.name):
+            select = f"SELECT DISTINCT ON ({key}) * FROM {parts} ANTI JOIN {owned.name} USING ({key}) ORDER BY {key}, line"
         elif owned.name == "data_quality":
             select = f"SELECT * FROM {parts} WHERE period IS NOT NULL"
         elif owned.name == "wallet_lots":

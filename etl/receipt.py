@@ -106,6 +106,8 @@ class Line:
     list_unit_price: Decimal | None
     list_amount: Decimal | None
     list_rate_id: str | None
+    multiplier_id: str | None
+    fx_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,39 @@ class Rate:
     price: Decimal
     per: Decimal
     currency: str
+    effective_from: dt.datetime
+    effective_to: dt.datetime | None
+    source: str | None
+    note: str | None
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A row of terms.csv that a line refers to, as it was when the ledger was built."""
+
+    term_id: str
+    channel: str
+    model: str
+    meter: str
+    term: str
+    multiplier: Decimal | None
+    quantity: int | None
+    pool: str | None
+    effective_from: dt.datetime
+    effective_to: dt.datetime | None
+    source: str | None
+    note: str | None
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A row of fx.csv that a line refers to, as it was when the ledger was built."""
+
+    fx_id: str
+    currency: str
+    rate: Decimal
     effective_from: dt.datetime
     effective_to: dt.datetime | None
     source: str | None
@@ -199,6 +234,8 @@ class Receipt:
     attempts: tuple[Attempt, ...]
     lines: tuple[Line, ...]
     rates: tuple[Rate, ...]
+    terms: tuple[Term, ...]
+    exchanges: tuple[Exchange, ...]
     policies: tuple[Policy, ...]
     unpriced: tuple[Unpriced, ...]
     postings: tuple[Posting, ...]
@@ -215,6 +252,8 @@ class Receipt:
             "attempts": [{**_plain(attempt), "ms": attempt.ms} for attempt in self.attempts],
             "charges": [_plain(line) for line in self.lines],
             "rates": [_plain(rate) for rate in self.rates],
+            "terms": [_plain(term) for term in self.terms],
+            "exchange_rates": [_plain(exchange) for exchange in self.exchanges],
             "policies": [_plain(policy) for policy in self.policies],
             "unpriced": [_plain(meter) for meter in self.unpriced],
             "wallet_entries": [_plain(posting) for posting in self.postings],
@@ -224,7 +263,7 @@ class Receipt:
         }
 
 
-Part = Attempt | Line | Rate | Policy | Unpriced | Posting | Claim | Name
+Part = Attempt | Line | Rate | Term | Exchange | Policy | Unpriced | Posting | Claim | Name
 
 
 def _plain(row: Part) -> dict[str, Any]:
@@ -239,6 +278,8 @@ FROM: dict[type[Any], str] = {
     Attempt: "attempts WHERE request_id = ? ORDER BY ordinal",
     Line: "charges WHERE request_id = ? ORDER BY attempt_ordinal, model, meter, rate_id, list_rate_id",
     Rate: "model_prices WHERE rate_id IN (SELECT unnest([rate_id, list_rate_id]) FROM charges WHERE request_id = ?) ORDER BY book, line",
+    Term: "price_terms WHERE term_id IN (SELECT unnest([rate_id, multiplier_id]) FROM charges WHERE request_id = ?) ORDER BY line",
+    Exchange: "exchange_rates WHERE fx_id IN (SELECT fx_id FROM charges WHERE request_id = ?) ORDER BY line",
     Policy: "attempt_policy WHERE request_id = ? ORDER BY attempt_ordinal, raw_request_id",
     Unpriced: "unpriced WHERE request_id = ? ORDER BY attempt_ordinal, meter, reason",
     Posting: "wallet_statement WHERE request_id = ? ORDER BY posted_at, entry_id",
@@ -266,6 +307,8 @@ def load(connection: duckdb.DuckDBPyConnection, request_id: str, *, published: b
         attempts=_rows(connection, Attempt, request_id),
         lines=_rows(connection, Line, request_id),
         rates=_rows(connection, Rate, request_id),
+        terms=_rows(connection, Term, request_id),
+        exchanges=_rows(connection, Exchange, request_id),
         policies=_rows(connection, Policy, request_id),
         unpriced=_rows(connection, Unpriced, request_id),
         postings=_rows(connection, Posting, request_id),

@@ -12,7 +12,7 @@ from typing import Any, get_args, get_type_hints
 
 from etl.inclusion import Inclusion
 from etl.merkle import Sibling
-from etl.receipt import FROM, SCHEMA, Attempt, Claim, Line, Name, Policy, Posting, Rate, Unpriced
+from etl.receipt import FROM, SCHEMA, Attempt, Claim, Exchange, Line, Name, Policy, Posting, Rate, Term, Unpriced
 from schemas.ledger import BY_NAME, LEDGER, Column
 
 # The parts of a receipt under the names they have in its JSON, and what each list says.
@@ -20,6 +20,8 @@ PARTS: dict[str, tuple[type[Any], str]] = {
     "attempts": (Attempt, "every try sent upstream, in time"),
     "charges": (Line, "the arithmetic: quantity x unit_price = amount, a line per attempt, model, meter and price"),
     "rates": (Rate, "the rows of rates.csv that the lines refer to, as they were when the ledger was built"),
+    "terms": (Term, "the rows of terms.csv that the lines refer to"),
+    "exchange_rates": (Exchange, "the rows of fx.csv that the lines refer to"),
     "policies": (Policy, "the rows of failed_requests.csv that decided what failed attempts cost"),
     "unpriced": (Unpriced, "meters whose charge is not known, and what is missing"),
     "wallet_entries": (Posting, "what it moved in wallets"),

@@ -212,6 +212,17 @@ def line_notes(receipt: Receipt) -> Iterable[str]:
             f"{cell(rate.meter)}, {rate.price.normalize():f} {cell(rate.currency)} per {rate.per.normalize():f}, from {cell(rate.effective_from)}"
             f"; source: {cell(rate.source)}" + (f"; {cell(rate.note)}" if rate.note else "")
         )
+    for term in receipt.terms:
+        value = term.quantity if term.multiplier is None else f"{term.multiplier.normalize():f}"
+        yield (
+            f"term {term.term_id}: {cell(term.term)} {value}, terms.csv line {term.line}, {cell(term.channel)} {cell(term.model)} "
+            f"{cell(term.meter)}, from {cell(term.effective_from)}; source: {cell(term.source)}"
+        )
+    for exchange in receipt.exchanges:
+        yield (
+            f"exchange rate {exchange.fx_id}: 1 {cell(exchange.currency)} = {exchange.rate.normalize():f} {cell(receipt.facts['currency'])}, "
+            f"fx.csv line {exchange.line}, from {cell(exchange.effective_from)}; source: {cell(exchange.source)}"
+        )
 
 
 def _of_model(line: Line, sent: str | None) -> str:
@@ -232,7 +243,7 @@ def posting_rows(receipt: Receipt) -> list[tuple[Any, ...]]:
 
 
 UNPRICED_COLUMNS = ("meter", "quantity", "channel", "model", "reason")
-UNPRICED_CURE = "cure for a missing price: add a row to book/rates.csv, then tokenledger ledger"
+UNPRICED_CURE = "cure for a missing price: add a row to book/rates.csv (of an exchange rate: book/fx.csv), then tokenledger ledger"
 
 
 def unpriced_rows(receipt: Receipt) -> list[tuple[Any, ...]]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
 
 from schemas.bookfile import BookError, Problem, TomlFile, read_toml
 from schemas.booktables import book_tables
+from schemas.dated import Row
+from schemas.fx import Fx, fx_of, too_large
 from schemas.policies import Policy, policies_of
 from schemas.rates import Rate, rates_of
 from schemas.registry import (
@@ -26,11 +29,13 @@ from schemas.registry import (
     models_of,
     settings_of,
 )
+from schemas.terms import Term, inexact, terms_of
 
 __all__ = [
     "Book",
     "BookError",
     "Channel",
+    "Fx",
     "Key",
     "Model",
     "ModelChannel",
@@ -39,6 +44,7 @@ __all__ = [
     "Rate",
     "Rounding",
     "Settings",
+    "Term",
     "book_of",
     "load_book",
     "read_files",
@@ -50,7 +56,9 @@ FILES: dict[str, str | None] = {
     "channels.toml": "write one [[channel]] for each upstream",
     "models.toml": None,
     "keys.toml": None,
+    "fx.csv": None,
     "rates.csv": "write its header, and one row for each price",
+    "terms.csv": None,
     "failed_requests.csv": "write its header, and one row for each outcome",
 }
 
@@ -64,12 +72,19 @@ class Book:
     models: tuple[Model, ...]
     keys: tuple[Key, ...]
     rates: tuple[Rate, ...]
+    terms: tuple[Term, ...]
+    fx: tuple[Fx, ...]
     policies: tuple[Policy, ...]
     digest: str  # SHA-256 over the names and bytes of its files
 
     def channel(self, name: str) -> Channel | None:
         """The channel of this name."""
         return next((channel for channel in self.channels if channel.name == name), None)
+
+    @property
+    def currencies(self) -> tuple[str, ...]:
+        """The currency of the book, then those that fx.csv converts into it."""
+        return (self.settings.currency, *sorted({row.currency for row in self.fx}))
 
     @property
     def default_channel(self) -> Channel | None:
@@ -87,7 +102,7 @@ class Book:
 
     def tables(self) -> dict[str, pa.Table]:
         """The book as the ETL's source tables, in file order; see schemas/booktables.py."""
-        return book_tables(self.channels, self.models, self.keys, self.rates, self.policies)
+        return book_tables(self.channels, self.models, self.keys, self.rates, self.terms, self.fx, self.policies)
 
 
 def load_book(folder: Path) -> Book:
@@ -128,21 +143,34 @@ def book_of(folder: str, files: Mapping[str, bytes]) -> Book:
     names = channel_names(source) if source else frozenset()
     models = models_of(tomls.get("models.toml") or none, names, problems)
     keys = keys_of(tomls.get("keys.toml") or none, problems)
-    rates: tuple[Rate, ...] = ()
-    policies: tuple[Policy, ...] = ()
-    try:
-        if "rates.csv" in files:
-            rates = rates_of(f"{folder}/rates.csv", files["rates.csv"], names, settings.currency, problems)
-    except BookError as error:
-        problems.extend(error.problems)
-    try:
-        if "failed_requests.csv" in files:
-            policies = policies_of(f"{folder}/failed_requests.csv", files["failed_requests.csv"], names, problems)
-    except BookError as error:
-        problems.extend(error.problems)
+    at = {name: f"{folder}/{name}" for name in FILES}
+    fx = _csv(at["fx.csv"], files.get("fx.csv"), problems, lambda file, text: fx_of(file, text, settings.currency, problems))
+    currencies = (settings.currency, *sorted({row.currency for row in fx}))
+    rates = _csv(at["rates.csv"], files.get("rates.csv"), problems, lambda file, text: rates_of(file, text, names, currencies, problems))
+    terms = _csv(at["terms.csv"], files.get("terms.csv"), problems, lambda file, text: terms_of(file, text, names, problems))
+    policies = _csv(
+        at["failed_requests.csv"],
+        files.get("failed_requests.csv"),
+        problems,
+        lambda file, text: policies_of(file, text, names, problems),
+    )
+    problems.extend(inexact(at["terms.csv"], terms, at["rates.csv"], rates))
+    largest = max((term.value for term in terms if term.term == "multiplier"), default=Decimal(1))
+    problems.extend(too_large(at["fx.csv"], fx, at["rates.csv"], rates, max(largest, Decimal(1))))
     if problems:
         raise BookError(problems)
-    return Book(settings, channels, models, keys, rates, policies, digest_of(files))
+    return Book(settings, channels, models, keys, rates, terms, fx, policies, digest_of(files))
+
+
+def _csv(file: str, content: bytes | None, problems: list[Problem], read: Callable[[str, bytes], tuple[Row, ...]]) -> tuple[Row, ...]:
+    """The rows of one file; none where it is not there or cannot be read, which is then a problem."""
+    if content is None:
+        return ()
+    try:
+        return read(file, content)
+    except BookError as error:
+        problems.extend(error.problems)
+        return ()
 
 
 def _toml(file: str, content: bytes, problems: list[Problem]) -> TomlFile | None:

@@ -8,9 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from schemas.fx import Fx
 from schemas.policies import Policy
 from schemas.rates import Rate, bounds_of
 from schemas.registry import Channel, Key, Model
+from schemas.terms import Term
 
 TEXT = pa.string()
 FLAG = pa.bool_()
@@ -98,6 +100,39 @@ TABLES: dict[str, tuple[str, tuple[Column, ...]]] = {
             ("note", TEXT, False, "the writer's words"),
         ),
     ),
+    "book_term": (
+        "one term of a contract beside its prices",
+        (
+            ("term_id", TEXT, False, "a hash of what the row says"),
+            ("line", INTEGER, False, "its line in terms.csv"),
+            ("channel", TEXT, False, "a channel's name or *"),
+            ("model", TEXT, False, "an upstream model id or *"),
+            ("meter", TEXT, False, "a meter, which stands for those inside it too, or *"),
+            ("term", TEXT, False, "multiplier | minimum | step | allowance_day | allowance_month"),
+            ("slot", TEXT, False, "of the rows of one slot one applies: the term, or allowance"),
+            ("value", AMOUNT, False, "as written"),
+            ("multiplier", UNIT_PRICE, True, "a multiplier's value"),
+            ("quantity", INTEGER, True, "every other term's value, in units of the meter"),
+            ("pool", TEXT, True, "which allowance it is: rows with one name count together; null for other terms"),
+            ("effective_from", INSTANT, False, "inclusive"),
+            ("effective_to", INSTANT, True, "exclusive, null: no end"),
+            ("source", TEXT, False, "where the term was read"),
+            ("note", TEXT, False, "the writer's words"),
+        ),
+    ),
+    "book_fx": (
+        "one exchange rate",
+        (
+            ("fx_id", TEXT, False, "a hash of what the row says"),
+            ("line", INTEGER, False, "its line in fx.csv"),
+            ("currency", TEXT, False, "the foreign currency or credit"),
+            ("rate", UNIT_PRICE, False, "units of the book's currency for one of it"),
+            ("effective_from", INSTANT, False, "inclusive"),
+            ("effective_to", INSTANT, True, "exclusive, null: no end"),
+            ("source", TEXT, False, "where the rate was read"),
+            ("note", TEXT, False, "the writer's words"),
+        ),
+    ),
     "book_policy": (
         "what one outcome of a failed request costs",
         (
@@ -124,7 +159,13 @@ def schema_of(name: str) -> pa.Schema:
 
 
 def book_tables(
-    channels: Sequence[Channel], models: Sequence[Model], keys: Sequence[Key], rates: Sequence[Rate], policies: Sequence[Policy]
+    channels: Sequence[Channel],
+    models: Sequence[Model],
+    keys: Sequence[Key],
+    rates: Sequence[Rate],
+    terms: Sequence[Term],
+    fx: Sequence[Fx],
+    policies: Sequence[Policy],
 ) -> dict[str, pa.Table]:
     """Every table of TABLES, rows in the order of their file."""
     rows: dict[str, Iterable[dict[str, Any]]] = {
@@ -137,6 +178,8 @@ def book_tables(
         ),
         "book_key": map(_key, keys),
         "book_rate": map(_rate, rates),
+        "book_term": map(_term, terms),
+        "book_fx": (row.model_dump() for row in fx),
         "book_policy": (policy.model_dump() for policy in policies),
     }
     return {name: pa.Table.from_pylist(list(rows[name]), schema_of(name)) for name in TABLES}
@@ -162,3 +205,14 @@ def _key(key: Key) -> dict[str, Any]:
 def _rate(rate: Rate) -> dict[str, Any]:
     begin, end = bounds_of(rate.hours) if rate.hours else (None, None)
     return {**rate.model_dump(), "minute_from": begin, "minute_to": end, "specificity": rate.specificity}
+
+
+def _term(term: Term) -> dict[str, Any]:
+    is_multiplier = term.term == "multiplier"
+    return {
+        **term.model_dump(),
+        "slot": term.slot,
+        "multiplier": term.value if is_multiplier else None,
+        "quantity": None if is_multiplier else int(term.value),
+        "pool": term.shared,
+    }

@@ -192,13 +192,74 @@ CHARGES = _table(
     ("quantity", COUNT, "units of the meter"),
     ("unit_price", UNIT_PRICE, "price of one unit"),
     ("amount", AMOUNT, "quantity x unit_price"),
-    ("rate_id", TEXT, "the row of rates.csv that set the price (flat_fee: of failed_requests.csv; rounding: the channel)"),
+    (
+        "rate_id",
+        TEXT,
+        (
+            "the row of rates.csv that set the price; of terms.csv where a term gives or adds the units; "
+            "conversion: of fx.csv; flat_fee: of failed_requests.csv; rounding: the channel"
+        ),
+    ),
     ("rate_effective_from", INSTANT, "from when that row counts"),
     ("priced_as", TEXT, "the meter whose price was used: the meter itself, or the one it lies inside"),
     ("list_unit_price", UNIT_PRICE, "the list price of one unit, null if there is none"),
     ("list_amount", AMOUNT, "quantity x list_unit_price"),
     ("list_rate_id", TEXT, "the row of rates.csv that set the list price"),
     ("model", TEXT, "the model whose price counts: the one sent, or that of a part that another model made; null for a rounding"),
+    ("multiplier_id", TEXT, "the row of terms.csv whose multiplier is in the unit price, null for none"),
+    ("fx_id", TEXT, "the row of fx.csv that converted the unit price, null where the price is in the book's currency"),
+)
+
+ALLOWANCE_USE = _table(
+    "allowance_use",
+    "One row per attempt and meter that a free allowance of terms.csv covers: how much of it was used before, and what is free.",
+    "pool span used_at raw_request_id raw_ordinal piece meter",
+    _REQUEST_ID,
+    _ATTEMPT_ORDINAL,
+    ("meter", TEXT, "what was counted"),
+    ("term_id", TEXT, "the row of terms.csv"),
+    ("pool", TEXT, "which allowance: what has one name counts together"),
+    ("span", TEXT, "the calendar day or month of the vendor's zone"),
+    ("quantity", COUNT, "units that count"),
+    ("used_before", COUNT, "units of the same allowance and span that count before"),
+    ("free_quantity", COUNT, "units that are free"),
+    ("used_at", INSTANT, "when the request began"),
+    ("raw_request_id", TEXT, "the request as recorded"),
+    ("raw_ordinal", "INTEGER", "the attempt's ordinal there"),
+    ("piece", TEXT, "the piece of the answer, where several models or the lines of a batch made it; else empty"),
+)
+
+PRICE_TERMS = _table(
+    "price_terms",
+    "One row per row of terms.csv, as it was when the ledger was built.",
+    "term channel model meter effective_from term_id",
+    ("term_id", TEXT, "names the row; charges refer to it"),
+    ("channel", TEXT, "channel, or * for any"),
+    ("model", TEXT, "upstream model id, or * for any"),
+    ("meter", TEXT, "a meter, which stands for those inside it too, or * for any"),
+    ("term", TEXT, "multiplier | minimum | step | allowance_day | allowance_month"),
+    ("multiplier", UNIT_PRICE, "what unit prices are multiplied by, null for other terms"),
+    ("quantity", COUNT, "units of the meter, null for a multiplier"),
+    ("pool", TEXT, "which allowance it is, null for other terms"),
+    ("effective_from", INSTANT, "counts from this instant"),
+    ("effective_to", INSTANT, "until before this instant, null while it still counts"),
+    ("source", TEXT, "where the term was read"),
+    ("note", TEXT, "what else a person wrote beside it"),
+    ("line", COUNT, "its line in terms.csv"),
+)
+
+EXCHANGE_RATES = _table(
+    "exchange_rates",
+    "One row per row of fx.csv, as it was when the ledger was built.",
+    "currency effective_from fx_id",
+    ("fx_id", TEXT, "names the row; charges refer to it"),
+    ("currency", TEXT, "the foreign currency or credit"),
+    ("rate", UNIT_PRICE, "units of the ledger's currency for one of it"),
+    ("effective_from", INSTANT, "counts from this instant"),
+    ("effective_to", INSTANT, "until before this instant, null while it still counts"),
+    ("source", TEXT, "where the rate was read"),
+    ("note", TEXT, "what else a person wrote beside it"),
+    ("line", COUNT, "its line in fx.csv"),
 )
 
 JOURNAL = _table(
@@ -703,6 +764,9 @@ TABLES: tuple[Table, ...] = (
     LEDGER,
     ATTEMPTS,
     CHARGES,
+    ALLOWANCE_USE,
+    PRICE_TERMS,
+    EXCHANGE_RATES,
     JOURNAL,
     WALLET_STATEMENT,
     WALLET_BALANCES,

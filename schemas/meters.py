@@ -63,6 +63,7 @@ _PLAIN: tuple[Meter, ...] = (
     Meter("classification", "unit", "other", None, False, "one text classified"),
     Meter("search_unit", "unit", "other", None, False, "one rerank search unit"),
     Meter("flat_fee", "request", "other", None, True, "a failed-request policy's flat charge"),
+    Meter("conversion", "charge", "other", None, True, "what converting a try's sum at once differs from converting each unit price"),
     Meter("rounding", "charge", "other", None, True, "what the vendor's rounding rule adds to one charge, or takes from it"),
 )
 _VARIANTS = (
@@ -76,3 +77,9 @@ _VARIANTS = (
 )
 METERS: tuple[Meter, ...] = _PLAIN + _VARIANTS
 BY_NAME: dict[str, Meter] = {meter.name: meter for meter in METERS}
+
+
+def chain(meter: str) -> tuple[str, ...]:
+    """The meter, the one it lies inside, and so on outwards."""
+    inside = BY_NAME[meter].inside
+    return (meter, *(chain(inside) if inside else ()))

@@ -21,7 +21,7 @@ name more cover all of what the two share. The four steps make one integer, `spe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import pairwise
@@ -73,6 +73,7 @@ WHOLE_DAY = 24 * 60
 PRICED_ELSEWHERE = {
     "flat_fee": "write the flat charge of a failed request in failed_requests.csv",
     "rounding": "write the vendor's rounding rule in channels.toml",
+    "conversion": "write the exchange rate in fx.csv",
 }
 _THRESHOLD_BITS = 40
 
@@ -256,11 +257,14 @@ CELLS: dict[str, Cell] = {
 # ---- the file ----
 
 
-def rates_of(file: str, content: bytes, channels: frozenset[str], currency: str, problems: list[Problem]) -> tuple[Rate, ...]:
-    """The valid rows in file order, with `effective_to` resolved; everything that is wrong is added to `problems`."""
+def rates_of(file: str, content: bytes, channels: frozenset[str], currencies: Sequence[str], problems: list[Problem]) -> tuple[Rate, ...]:
+    """The valid rows in file order, with `effective_to` resolved; everything that is wrong is added to `problems`.
+
+    `currencies` is the book's own, then those that fx.csv converts into it.
+    """
     rows, faults = read_csv(file, content, COLUMNS, OPTIONAL)
     problems.extend(faults)
-    rates = [rate for row in rows if (rate := _rate(file, row, channels, currency, problems)) is not None]
+    rates = [rate for row in rows if (rate := _rate(file, row, channels, currencies, problems)) is not None]
     before = len(problems)
     resolved = resolve(file, rates, problems)
     # An overlap within one key would be told a second time as a tie.
@@ -269,7 +273,7 @@ def rates_of(file: str, content: bytes, channels: frozenset[str], currency: str,
     return resolved
 
 
-def _rate(file: str, row: CsvRow, channels: frozenset[str], currency: str, problems: list[Problem]) -> Rate | None:
+def _rate(file: str, row: CsvRow, channels: frozenset[str], currencies: Sequence[str], problems: list[Problem]) -> Rate | None:
     before = len(problems)
     values = read_cells(file, row, CELLS, problems)
     name, written = row.cells["channel"], row.cells["currency"]
@@ -277,9 +281,12 @@ def _rate(file: str, row: CsvRow, channels: frozenset[str], currency: str, probl
         problems.append(
             Problem(file, row.line, "channel", shown("channel", name), "no such channel in channels.toml", closest(name, {*channels, ANY}))
         )
-    if written and written != currency:
-        cure = f"convert the price and write {currency}"
-        problems.append(Problem(file, row.line, "currency", shown("currency", written), f"book.toml keeps the books in {currency}", cure))
+    if written and written not in currencies:
+        what, cure = (
+            f"book.toml keeps the books in {currencies[0]}",
+            f"convert the price and write {currencies[0]}, or add its rate to fx.csv",
+        )
+        problems.append(Problem(file, row.line, "currency", shown("currency", written), what, cure))
     if values is None:
         return None
     try:

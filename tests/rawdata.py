@@ -109,12 +109,33 @@ routed-bills,routed,error_mid_stream,reported,2026-01-01T00:00:00Z,,
 }
 
 
-def write_book(home: Home, **changes: str) -> None:
-    """The book above; a change names a file by its stem and gives its whole text, or what to append where it starts with +."""
+TERMS = "channel,model,meter,term,value,effective_from,effective_to,source,note,pool\n"
+FX = "currency,rate,effective_from,effective_to,source,note\n"
+
+
+def write_book(home: Home, *, terms: str | None = None, fx: str | None = None, **changes: str) -> None:
+    """The book above; a change names a file by its stem and gives its whole text, or what to append where it starts with +.
+
+    `terms` and `fx` are what those files, which a book need not have, say below their header.
+    """
     home.book.mkdir(parents=True, exist_ok=True)
+    for name, header, said in (("terms.csv", TERMS, terms), ("fx.csv", FX, fx)):
+        if said is not None:
+            (home.book / name).write_text(header + said)
     for name, text in BOOK.items():
         change = changes.get(name.split(".")[0])
         (home.book / name).write_text(text + change[1:] if change and change.startswith("+") else change or text)
+
+
+def terms(*lines: str) -> str:
+    """Rows of terms.csv: `channel model meter term value` and then `name=value` for what is not empty."""
+    text = []
+    for line in lines:
+        *what, value, more = (line + " ").split(" ", 5)
+        said = dict(part.split("=") for part in more.split())
+        dates = (said.get("from", "2026-01-01T00:00:00Z"), said.get("to", ""))
+        text.append(",".join((*what, value, *dates, "test", "", said.get("pool", ""))) + "\n")
+    return "".join(text)
 
 
 def more_rates(*lines: str) -> str:

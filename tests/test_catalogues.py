@@ -29,7 +29,7 @@ def _rows(reading: Reading) -> list[str]:
     asked = Asked("official", "USD", "UTC", "*", None, parse_instant(SINCE))
     text = as_csv(reading.proposals, asked, "s", "n")
     problems: list[Problem] = []
-    rates_of("proposed", text.encode(), frozenset({"official"}), "USD", problems)
+    rates_of("proposed", text.encode(), frozenset({"official"}), ("USD",), problems)
     assert problems == []
     cells = [line.split(",") for line in text.splitlines()[1:]]
     return [" ".join(cell for cell in (*row[1:5], *row[6:8], *row[9:13]) if cell) for row in cells]

@@ -22,6 +22,7 @@ from schemas.records import Instant
 
 COLUMNS = ("change", "channel", "model", "meter", "conditions", "from", "per", "before", "after", "line", "source")
 SHOWN_LEFT_OUT = 40
+CURRENCY = "USD"  # of every catalogue
 
 
 class NoSuchChannelError(UsageError):
@@ -70,9 +71,10 @@ def propose(
         raise NoSuchChannelError(f"no channel {channel!r} in {home.book / 'channels.toml'}", f"name one of {_names(book)}")
     begin = Instant(time.time_ns() // 1_000_000_000 * 1_000_000) if since is None else parse_instant(since)
     content = file.read_bytes()
-    asked = Asked(channel, book.settings.currency, found.timezone or "UTC", models, vendor, begin)
-    if asked.currency != "USD":
-        raise CatalogueError("catalogues are in USD, and this book is kept in " + asked.currency, "convert the prices by hand")
+    if CURRENCY not in book.currencies:
+        words = f"catalogues are in {CURRENCY}, and this book is kept in {book.settings.currency}"
+        raise CatalogueError(words, f"write the rate of {CURRENCY} in book/fx.csv: the rows then stay in {CURRENCY}")
+    asked = Asked(channel, CURRENCY, found.timezone or "UTC", models, vendor, begin)
     reading = read(kind, content, asked)
     if not reading.proposals:
         raise NothingFoundError(f"{file} proposes no price for {models!r}", "check --model and --vendor; ids are case-sensitive")
@@ -86,7 +88,7 @@ def propose(
         out.write_text(text)
     _tell(reading.left_out)
     problems: list[Problem] = []
-    rates_of("proposed", text.encode(), frozenset({channel}), asked.currency, problems)
+    rates_of("proposed", text.encode(), frozenset({channel}), book.currencies, problems)
     for problem in problems:
         click.echo(str(problem), err=True)
     click.echo(f"{len(reading.proposals)} rows proposed, {len(reading.left_out)} things left out, {len(problems)} problems", err=True)
@@ -119,7 +121,7 @@ def diff(home: Home, file: Path, everything: bool, at: str | None, as_json: bool
     book = load_book(home.book)
     problems: list[Problem] = []
     channels = frozenset(one.name for one in book.channels)
-    proposed = rates_of(str(file), file.read_bytes(), channels, book.settings.currency, problems)
+    proposed = rates_of(str(file), file.read_bytes(), channels, book.currencies, problems)
     if problems:
         raise BookError(problems)
     found = changes(book.rates, proposed, Instant(time.time_ns() // 1000) if at is None else parse_instant(at))

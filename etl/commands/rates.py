@@ -11,9 +11,12 @@ import orjson
 from etl.lookup import check_endpoints
 from etl.table import jsonable, render
 from schemas.book import load_book
+from schemas.dated import DatedRow
+from schemas.fx import Fx
 from schemas.home import Home
 from schemas.instants import parse_instant, write_instant
 from schemas.rates import Rate
+from schemas.terms import Term
 
 COLUMNS = ("book", "channel", "model", "meter", "price", "per", "currency", "from", "to", "conditions", "rate_id", "source")
 
@@ -30,6 +33,8 @@ def check(home: Home, as_json: bool) -> None:
         "models": len(book.models),
         "keys": len(book.keys),
         "rates": len(book.rates),
+        "terms": len(book.terms),
+        "exchange rates": len(book.fx),
         "policies": len(book.policies),
     }
     if as_json:
@@ -39,7 +44,6 @@ def check(home: Home, as_json: bool) -> None:
 
 
 def _row(rate: Rate) -> tuple[Any, ...]:
-    until = None if rate.effective_to is None else write_instant(rate.effective_to)
     return (
         rate.book,
         rate.channel,
@@ -48,12 +52,24 @@ def _row(rate: Rate) -> tuple[Any, ...]:
         f"{rate.price:f}",
         f"{rate.per:f}",
         rate.currency,
-        write_instant(rate.effective_from),
-        until,
+        *_dates(rate),
         rate.named_conditions,
         rate.rate_id,
         rate.source,
     )
+
+
+def _term_row(term: Term) -> tuple[Any, ...]:
+    pool = "" if term.pool is None else f"pool={term.pool}"
+    return (term.term, term.channel, term.model, term.meter, f"{term.value:f}", "", "", *_dates(term), pool, term.term_id, term.source)
+
+
+def _fx_row(fx: Fx) -> tuple[Any, ...]:
+    return ("fx", "*", "*", "*", f"{fx.rate:f}", "1", fx.currency, *_dates(fx), "", fx.fx_id, fx.source)
+
+
+def _dates(row: DatedRow) -> tuple[str, str | None]:
+    return write_instant(row.effective_from), None if row.effective_to is None else write_instant(row.effective_to)
 
 
 @click.command()
@@ -64,13 +80,20 @@ def _row(rate: Rate) -> tuple[Any, ...]:
 @click.option("--json", "as_json", is_flag=True, help="A list of objects; prices are texts.")
 @click.pass_obj
 def show(home: Home, channel: str | None, model: str | None, at: str | None, history: bool, as_json: bool) -> None:
-    """Show the prices in force, as book/rates.csv has them; where several rows apply, the most specific one wins."""
+    """Show the prices in force, as book/rates.csv has them; where several rows apply, the most specific one wins.
+
+    Below them the terms of terms.csv, with the term in the place of the book and its value in that of the price, and the
+    exchange rates of fx.csv.
+    """
     instant = time.time_ns() // 1000 if at is None else parse_instant(at)
+    book = load_book(home.book)
+    named = [(row, _row(row)) for row in book.rates] + [(row, _term_row(row)) for row in book.terms]
     rows = [
-        _row(rate)
-        for rate in load_book(home.book).rates
-        if (history or rate.in_force(instant)) and _matches(channel, rate.channel) and _matches(model, rate.model)
+        shown
+        for row, shown in named
+        if (history or row.in_force(instant)) and _matches(channel, row.channel) and _matches(model, row.model)
     ]
+    rows += [_fx_row(fx) for fx in book.fx if history or fx.in_force(instant)]
     if as_json:
         click.echo(orjson.dumps([dict(zip(COLUMNS, map(jsonable, row), strict=True)) for row in rows], option=orjson.OPT_INDENT_2))
     else:

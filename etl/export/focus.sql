@@ -26,32 +26,34 @@ lines as (
         coalesce(a.bucket, r.balance_bucket) as bucket,
         date_trunc('second', coalesce(a.started_at, r.created_at)) as began,
         date_trunc('second', coalesce(a.ended_at, a.started_at, r.created_at)) + interval 1 second as ended,
-        p.service_tier, p.min_input_tokens, p.hours, p.weekdays, p.region, p.endpoint as priced_endpoint
+        p.service_tier, p.min_input_tokens, p.hours, p.weekdays, p.region, p.endpoint as priced_endpoint,
+        t.term
     from charges c
     join requests r on c.request_id = r.request_id
     left join tries a on c.request_id = a.request_id and c.attempt_ordinal = a.ordinal
     left join model_prices p on c.rate_id = p.rate_id
+    left join price_terms t on c.rate_id = t.term_id
     left join units u on c.meter = u.meter
     where coalesce(a.disposition, 'charged') = 'charged'
 ),
 usage_rows as (
     select
         case when b.account is null then l.amount else 0 end as billed, l.amount as effective, l.amount as contracted,
-        coalesce(l.list_amount, case when l.meter = 'rounding' then 0 else l.amount end) as list,
-        case when l.meter = 'rounding' then 'Adjustment' else 'Usage' end as category, l.is_late as is_correction,
-        case when l.meter = 'rounding' then 'rounding by ' || l.channel else l.meter || ' of ' || l.sku_model || ' on ' || l.channel end as description,
+        coalesce(l.list_amount, case when l.meter in ('rounding', 'conversion') then 0 else l.amount end) as list,
+        case when l.meter in ('rounding', 'conversion') then 'Adjustment' else 'Usage' end as category, l.is_late as is_correction,
+        case when l.meter in ('rounding', 'conversion') then l.meter || ' by ' || l.channel else l.meter || ' of ' || l.sku_model || ' on ' || l.channel end as description,
         'Usage-Based' as frequency, l.began, greatest(l.ended, l.began + interval 1 second) as ended, l.channel as provider, 'Model inference' as service,
-        case when l.meter <> 'rounding' then l.quantity end as quantity,
-        case when l.meter <> 'rounding' then coalesce(l.unit, 'Units') end as unit,
-        case when l.meter <> 'rounding' then l.unit_price end as unit_price,
-        case when l.meter <> 'rounding' then l.channel || '/' || l.sku_model end as sku,
-        case when l.meter <> 'rounding' then
+        case when l.meter not in ('rounding', 'conversion') then l.quantity end as quantity,
+        case when l.meter not in ('rounding', 'conversion') then coalesce(l.unit, 'Units') end as unit,
+        case when l.meter not in ('rounding', 'conversion') then l.unit_price end as unit_price,
+        case when l.meter not in ('rounding', 'conversion') then l.channel || '/' || l.sku_model end as sku,
+        case when l.meter not in ('rounding', 'conversion') then
             l.channel || '/' || l.sku_model || '/' || l.meter || coalesce('/tier ' || l.service_tier, '')
             || coalesce('/from ' || l.min_input_tokens || ' input tokens', '') || coalesce('/' || l.hours, '') || coalesce('/' || l.weekdays, '')
-            || coalesce('/in ' || l.region, '') || coalesce('/by ' || l.priced_endpoint, '')
+            || coalesce('/in ' || l.region, '') || coalesce('/by ' || l.priced_endpoint, '') || coalesce('/' || l.term, '')
         end as sku_price,
-        case when l.meter <> 'rounding' then l.meter end as meter,
-        case when l.meter <> 'rounding' then l.sku_model end as sku_model,
+        case when l.meter not in ('rounding', 'conversion') then l.meter end as meter,
+        case when l.meter not in ('rounding', 'conversion') then l.sku_model end as sku_model,
         l.wallet, l.project, l.currency, l.tags, l.starts_at, l.ends_at, l.request_id, l.attempt_ordinal, cast(null as varchar) as entry_id,
         l.run_id, l.user_id, l.api_key_label, l.public_model, l.answered_model, l.route, l.bucket, l.rate_id, l.list_unit_price, l.status,
         cast(null as varchar) as reason, l.created_at as placed_at

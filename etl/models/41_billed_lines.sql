@@ -7,6 +7,10 @@ with changes as (
     select timestamp '0001-01-01 00:00:00' as changed_at
     union select effective_from from book_rate
     union select effective_to from book_rate where effective_to is not null
+    union select effective_from from book_term
+    union select effective_to from book_term where effective_to is not null
+    union select effective_from from book_fx
+    union select effective_to from book_fx where effective_to is not null
 ),
 stretches as (
     select changed_at as starts_at, coalesce(lead(changed_at) over (order by changed_at), timestamp '9999-12-31 00:00:00') as ends_at from changes

@@ -13,7 +13,8 @@ with sums as (
         cast(coalesce(sum(amount) filter (where meter = 'rounding'), 0) as decimal(38,12)) as rounding,
         sum(case when list_amount is null then 1 else 0 end) as list_missing,
         cast(sum(list_amount) as decimal(38,12)) as list_amount,
-        min(case when unit_price is null then meter end) as missing_meter
+        min(case when unit_price is null then meter end) as missing_meter,
+        min(case when unit_price is null then no_rate_for end) as no_rate_for
     from priced_lines group by raw_id, raw_ordinal
 ),
 summed as (
@@ -21,7 +22,7 @@ summed as (
         b.*,
         coalesce(s.lines, 0) as lines,
         coalesce(s.missing, 0) as missing,
-        s.missing_meter,
+        s.missing_meter, s.no_rate_for,
         cast(coalesce(s.amount, 0) as decimal(38,12)) as known,
         cast(coalesce(s.rounding, 0) as decimal(38,12)) as rounding,
         case when coalesce(s.list_missing, 0) = 0 and b.rule not in ('unpriced', 'unknown')
@@ -40,6 +41,7 @@ attempt_charges as (
         end as disposition,
         case
             when rule in ('unpriced', 'unknown') then reason
+            when missing > 0 and no_rate_for is not null then 'no exchange rate for ' || no_rate_for
             when missing > 0 then 'no price for ' || missing_meter
             when lines > 0 then null
             when rule in ('free', 'nothing') then reason

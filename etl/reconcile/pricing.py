@@ -10,7 +10,7 @@ from schemas.dated import ANY
 from schemas.meters import BY_NAME
 from schemas.rates import Rate, Use, applicable
 
-NOT_PRICED = frozenset(("flat_fee", "rounding"))
+NOT_PRICED = frozenset(("flat_fee", "rounding", "conversion"))
 
 
 class Pricer:

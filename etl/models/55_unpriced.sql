@@ -3,7 +3,9 @@
 with no_price as (
     select
         l.request_id, l.ordinal, l.channel, l.sent_model, l.meter, l.quantity,
-        'no price for ' || l.meter || ' of ' || coalesce(l.sent_model, '(no model)') || ' on ' || coalesce(l.channel, '(no channel)') as reason
+        case when l.no_rate_for is not null then 'no exchange rate for ' || l.no_rate_for || ': the ' else 'no ' end
+            || 'price for ' || l.meter || ' of ' || coalesce(l.sent_model, '(no model)') || ' on ' || coalesce(l.channel, '(no channel)')
+            || case when l.no_rate_for is not null then ' is in it' else '' end as reason
     from priced_lines l where l.unit_price is null
 ),
 no_rule as (
