@@ -24,7 +24,16 @@ import pyarrow as pa
 from etl import kernel
 from etl.audit import chain_audit_trail
 from etl.batch_output import batch_output
-from etl.closed import Closed, append_closed, charged_before, prior_allowance_use, read_closed, register_closed, settled_tries
+from etl.closed import (
+    Closed,
+    append_closed,
+    charged_before,
+    prior_allowance_use,
+    read_closed,
+    register_closed,
+    register_settled,
+    settled_tries,
+)
 from etl.kernel import Model, Progress, Report, Step
 from etl.lookup import check_endpoints, lookup_tables
 from etl.lots import make_lots
@@ -72,17 +81,30 @@ def silent(progress: Progress) -> None:
     """Report nothing."""
 
 
-def build(home: Home, *, progress: Report = silent, threads: int | None = None, memory_limit: str | None = None) -> BuildResult:
-    """Build everything recorded and publish it; the old ledger stays on any failure.
+def build(
+    home: Home,
+    *,
+    as_of: int | None = None,
+    progress: Report = silent,
+    threads: int | None = None,
+    memory_limit: str | None = None,
+) -> BuildResult:
+    """Build everything recorded and publish it; the old ledger stays on any failure. `as_of` stands for the clock (register_book).
 
     Raises BookError, ManifestError, SealBroken, BuildRunningError or CheckFailed.
     """
     with lock(home) as spill_to:
-        return build_locked(home, spill_to, progress=progress, threads=threads, memory_limit=memory_limit)
+        return build_locked(home, spill_to, as_of=as_of, progress=progress, threads=threads, memory_limit=memory_limit)
 
 
 def build_locked(
-    home: Home, spill_to: Path, *, progress: Report = silent, threads: int | None = None, memory_limit: str | None = None
+    home: Home,
+    spill_to: Path,
+    *,
+    as_of: int | None = None,
+    progress: Report = silent,
+    threads: int | None = None,
+    memory_limit: str | None = None,
 ) -> BuildResult:
     """The same, for who holds the lock."""
     began = time.perf_counter()
@@ -98,7 +120,7 @@ def build_locked(
             Step("98", "audit_chain", chain_audit_trail),
             Step("99", "bills", partial(reconcile_bills, home=home, book=book)),
         )
-        _run(connection, sources, book, progress, closed.until, together)
+        _run(connection, sources, book, progress, closed.until, as_of, together)
         kernel.publish(connection, home.ledger_file)
         (home.ledger / DIGEST_FILE).write_text(digest_line(home.ledger_file))
         spend.write(home.spend_file, spending(connection))
@@ -111,12 +133,18 @@ def digest_line(path: Path) -> str:
 
 
 def _run(
-    connection: duckdb.DuckDBPyConnection, sources: Sources, book: Book, progress: Report, until: int | None, more: Sequence[Step] = ()
+    connection: duckdb.DuckDBPyConnection,
+    sources: Sources,
+    book: Book,
+    progress: Report,
+    until: int | None,
+    as_of: int | None,
+    more: Sequence[Step] = (),
 ) -> None:
     check_endpoints(book.rates)
     for name, rows in lookup_tables().items():
         table(connection, name, rows)
-    register_book(connection, book, until)
+    register_book(connection, book, until, as_of)
     reading = (
         Step("09", "reread", partial(reread, sources=sources)),
         Step("28", "batch_output", partial(batch_output, sources=sources)),
@@ -195,7 +223,7 @@ def preview(home: Home, asked: str) -> duckdb.DuckDBPyConnection:
             register(connection, sources)
             register_closed(connection, Closed(home))
         closed = read_seals(home)
-        _run(connection, sources, book, silent, closed[-1].end if closed else None)
+        _run(connection, sources, book, silent, closed[-1].end if closed else None, None)
     except BaseException:
         connection.close()
         raise
@@ -226,6 +254,7 @@ def _narrow(connection: duckdb.DuckDBPyConnection, home: Home, asked: str) -> So
     connection.execute(f"CREATE TABLE settled_try AS {settled_tries(others, 'published.request_ids')}")
     connection.execute(f"CREATE TABLE closed_charge AS {charged_before('published.wallet_statement', 'closed_request')}")
     connection.execute(f"CREATE TABLE prior_allowance_use AS {prior_allowance_use(_USED_ELSEWHERE, 'is_closed')}")
+    register_settled(connection, "published.journal", "published.wallet_statement", "published.wallet_holds")
     connection.execute("CREATE TABLE closed_finding AS SELECT kind, subject FROM published.data_quality WHERE false")
     return sources
 

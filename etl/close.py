@@ -159,7 +159,7 @@ def close(
     what was sealed.
     """
     with lock(home) as spill_to:
-        built = build_locked(home, spill_to, progress=progress, threads=threads)
+        built = build_locked(home, spill_to, as_of=as_of, progress=progress, threads=threads)
         if not closes:
             return Closing(built, (), (), ())
         closed: list[str] = []
@@ -177,7 +177,7 @@ def close(
                 closed.append(month)
                 done.add(month)
         if closed:
-            built = build_locked(home, spill_to, progress=progress, threads=threads)
+            built = build_locked(home, spill_to, as_of=as_of, progress=progress, threads=threads)
     return Closing(built, tuple(closed), tuple(seal.period for seal in verified), tuple(refused))
 
 

@@ -34,6 +34,7 @@ OWNED = {
     "wallet_statement": "entry_id IN (SELECT entry_id FROM journal WHERE period = $period)",
     "reconciliation": "period = $period AND source <> 'bill'",
     "data_quality": "period = $period OR (period IS NULL AND NOT blocks_close)",
+    "wallet_holds": "$period IN (period, released_period)",
     "model_prices": "rate_id IN (SELECT unnest([c.rate_id, c.list_rate_id]) FROM charges c JOIN ledger l USING (request_id) "
     "WHERE l.period = $period)",
     "price_terms": "term_id IN (SELECT unnest([c.rate_id, c.multiplier_id]) FROM charges c JOIN ledger l USING (request_id) "
@@ -42,6 +43,21 @@ OWNED = {
 }
 # Rows of the book that several months own, by their names.
 OF_THE_BOOK = {"model_prices": "rate_id", "price_terms": "term_id", "exchange_rates": "fx_id"}
+
+
+_AMOUNT = pa.decimal128(38, 12)
+_LEG = pa.schema(
+    [("transaction_id", pa.string()), ("account", pa.string()), ("amount", _AMOUNT)]
+    + [(name, pa.string()) for name in ("currency", "kind", "request_id")]
+    + [("service_at", pa.timestamp("us"))]
+    + [(name, pa.string()) for name in ("reverses", "wallet", "bucket")]
+)
+_HOLD = pa.schema(
+    [(name, pa.string()) for name in ("hold_id", "wallet", "bucket", "currency")]
+    + [("amount", _AMOUNT)]
+    + [(name, pa.timestamp("us")) for name in ("placed_at", "held_until", "released_at", "ends_at")]
+    + [(name, pa.string()) for name in ("request_id", "actor", "reason", "reference", "period", "released_period")]
+)
 
 
 class UnownedTableError(LedgerError):
@@ -151,6 +167,7 @@ def register_closed(connection: duckdb.DuckDBPyConnection, closed: Closed) -> No
     connection.execute(f"CREATE TABLE closed_charge AS {charged_before(statement, 'closed_request')}")
     used = closed.parts("allowance_use")
     connection.execute(f"CREATE TABLE prior_allowance_use AS {prior_allowance_use(used, 'true') if used else _NO_USE}")
+    register_settled(connection, closed.parts("journal"), closed.parts("wallet_statement"), closed.parts("wallet_holds"))
     if closed.seals:
         positions = [
             {"period": seal.period, "writer": writer, "last_seq": seq} for seal in closed.seals for writer, seq in seal.positions.items()
@@ -161,12 +178,43 @@ def register_closed(connection: duckdb.DuckDBPyConnection, closed: Closed) -> No
             connection.execute(_LATE.format(kind=kind, instant=instant, match=match, is_copy=is_copy, attempts=closed.parts("attempts")))
 
 
+def register_settled(connection: duckdb.DuckDBPyConnection, journal: str | None, statement: str | None, holds: str | None) -> None:
+    """Make `closed_leg` and `closed_hold`: what was booked before of the transactions that a reversal names, and every hold placed before.
+
+    Of a transaction come its own legs, what reversed it, and what its request was refunded.
+    """
+    if journal is None or statement is None:
+        table(connection, "closed_leg", _LEG.empty_table())
+    else:
+        connection.execute(
+            f"""
+            CREATE TABLE closed_leg AS
+            WITH named AS (
+                SELECT DISTINCT json_extract_string(facts, '$.transaction') AS transaction_id FROM raw_event WHERE event = 'wallet_reverse'
+            )
+            SELECT j.transaction_id, j.account, j.amount, j.currency, j.kind, j.request_id, j.service_at, j.reverses, s.wallet, s.bucket
+            FROM {journal} j LEFT JOIN {statement} s ON j.entry_id = s.entry_id
+            WHERE j.transaction_id IN (SELECT transaction_id FROM named) OR j.reverses IN (SELECT transaction_id FROM named)
+                OR (j.kind = 'refund' AND j.request_id IN (
+                    SELECT o.request_id FROM {journal} o WHERE o.transaction_id IN (SELECT transaction_id FROM named)
+                ))
+            """
+        )
+    if holds is None:
+        table(connection, "closed_hold", _HOLD.empty_table())
+    else:
+        connection.execute(
+            f"CREATE TABLE closed_hold AS SELECT {', '.join(_HOLD.names)} FROM {holds} "
+            "QUALIFY row_number() OVER (PARTITION BY hold_id ORDER BY released_period DESC NULLS LAST) = 1"
+        )
+
+
 def charged_before(statement: str, requests: str) -> str:
     """A select of what each request that an event names was charged and given back before, by wallet and bucket."""
     return f"""
         SELECT s.request_id, s.wallet, s.bucket,
             CAST(coalesce(-sum(s.amount) FILTER (WHERE s.kind = 'charge'), 0) AS DECIMAL(38,12)) AS charged,
-            CAST(coalesce(sum(s.amount) FILTER (WHERE s.kind = 'refund'), 0) AS DECIMAL(38,12)) AS refunded
+            CAST(coalesce(sum(s.amount) FILTER (WHERE s.kind IN ('refund', 'reversal')), 0) AS DECIMAL(38,12)) AS refunded
         FROM {statement} s
         WHERE s.request_id IN (
             SELECT q.request_id FROM {requests} q
@@ -275,6 +323,6 @@ def _appended(closed: Closed) -> Iterator[tuple[str, str]]:
             select = f"SELECT DISTINCT ON ({key}) * FROM {parts} ANTI JOIN {owned.name} USING ({key}) ORDER BY {key}, line"
         elif owned.name == "data_quality":
             select = f"SELECT * FROM {parts} WHERE period IS NOT NULL"
-        elif owned.name == "wallet_lots":
-            continue  # etl/lots.py makes them, with what is left of each
+        elif owned.name in ("wallet_lots", "wallet_holds"):
+            continue  # made over all months: with what is left of each lot, and with what ended each hold
         yield owned.name, select

@@ -49,7 +49,9 @@ _PERIOD = pa.schema(
 _OFFSET = pa.schema(
     [("timezone", pa.string()), ("starts_at", pa.timestamp("us")), ("ends_at", pa.timestamp("us")), ("offset_minutes", pa.int64())]
 )
-_SETTING = pa.schema([("currency", pa.string()), ("timezone", pa.string()), ("second_person_above", pa.decimal128(38, 12))])
+_SETTING = pa.schema(
+    [("currency", pa.string()), ("timezone", pa.string()), ("second_person_above", pa.decimal128(38, 12)), ("as_of", pa.timestamp("us"))]
+)
 OPENING = pa.schema([("wallet", pa.string()), ("bucket", pa.string()), ("currency", pa.string()), ("balance", pa.decimal128(38, 12))])
 
 
@@ -223,17 +225,23 @@ def table(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> N
     connection.unregister(f"arrow_{name}")
 
 
-def register_book(connection: duckdb.DuckDBPyConnection, book: Book, until: int | None = None) -> None:
+def register_book(connection: duckdb.DuckDBPyConnection, book: Book, until: int | None = None, as_of: int | None = None) -> None:
     """Make the book visible as its tables, `setting`, and, for the time that `raw_` rows and findings span, months and offsets.
 
-    Months before `until` (microseconds) are closed: what falls into them is booked in the first open one.
+    Months before `until` (microseconds) are closed: what falls into them is booked in the first open one. `as_of` stands for
+    the clock where a table tells how things stand; without it that is the instant of the newest record.
     """
     for name, rows in book.tables().items():
         table(connection, name, rows)
-    limit = book.settings.second_person_above
-    setting = {"currency": book.settings.currency, "timezone": str(book.settings.timezone), "second_person_above": limit}
-    table(connection, "setting", pa.Table.from_pylist([setting], _SETTING))
     span = _span(connection)
+    now = as_of if as_of is not None else span[1] if span else None
+    setting = {
+        "currency": book.settings.currency,
+        "timezone": str(book.settings.timezone),
+        "second_person_above": book.settings.second_person_above,
+        "as_of": now,
+    }
+    table(connection, "setting", pa.Table.from_pylist([setting], _SETTING))
     table(connection, "book_period", pa.Table.from_pylist(book_periods(str(book.settings.timezone), span, until), _PERIOD))
     zones = sorted({channel.timezone or "UTC" for channel in book.channels}) if span else []
     table(connection, "book_offset", pa.Table.from_pylist([row for zone in zones for row in offsets(zone, *(span or (0, 0)))], _OFFSET))

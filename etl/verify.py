@@ -250,7 +250,7 @@ LAWS: tuple[tuple[str, str], ...] = (
         "a month's balance proof does not hold",
         (
             "SELECT period || ' ' || wallet || ':' || bucket FROM balance_proof WHERE ($period IS NULL OR period = $period) AND "
-            "closing IS DISTINCT FROM opening + topups + bonuses - charges - suspense + adjustments + refunds - expiries"
+            "closing IS DISTINCT FROM opening + topups + bonuses - charges - suspense + adjustments + refunds - expiries + transfers + reversals"
         ),
     ),
     (

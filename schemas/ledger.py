@@ -111,7 +111,7 @@ LEDGER = _table(
     ("wallet", TEXT, "the wallet that pays"),
     ("failed_request_policy", TEXT, "policies that decided failed attempts, in order, joined by '; '; null if none failed"),
     ("wallet_entry_id", TEXT, "the wallet's journal entry of the served (else last posted) attempt, null if nothing was posted"),
-    ("adjustment_amount", AMOUNT, "later adjustments and refunds that name this request, null if none"),
+    ("adjustment_amount", AMOUNT, "later adjustments, refunds and reversals that name this request, null if none"),
     ("adjustment_reason", TEXT, "their reasons, in order, joined by '; '"),
     ("latency_ms", COUNT, "created_at to the end of the last attempt"),
     ("first_token_ms", COUNT, "created_at to the first output of the served attempt"),
@@ -273,7 +273,7 @@ JOURNAL = _table(
     ("account", TEXT, "wallet:<wallet>:<bucket>, usage: and rounding:<channel>, suspense:<why>, or a counter account of an admin entry"),
     ("amount", AMOUNT, "signed: what the account gains"),
     _CURRENCY,
-    ("kind", TEXT, "charge | suspense | topup | adjustment | refund | expiry"),
+    ("kind", TEXT, "charge | suspense | topup | adjustment | refund | expiry | transfer | reversal"),
     ("request_id", TEXT, "the logical request, null for entries that concern none"),
     (
         "reference",
@@ -283,6 +283,7 @@ JOURNAL = _table(
     ("actor", TEXT, "who entered it, null for what traffic caused"),
     ("reason", TEXT, "why, in their words; for suspense what is missing"),
     ("service_at", INSTANT, "when it happened: the attempt's start, or the admin event's instant"),
+    ("reverses", TEXT, "the transaction of which this one is the exact negation, null for what is no reversal"),
 )
 
 WALLET_STATEMENT = _table(
@@ -293,12 +294,13 @@ WALLET_STATEMENT = _table(
     ("posted_at", INSTANT, "when it is posted"),
     ("wallet", TEXT, "the wallet"),
     ("bucket", TEXT, "the balance within it; buckets never net"),
-    ("kind", TEXT, "charge | suspense | topup | adjustment | refund | expiry"),
+    ("kind", TEXT, "charge | suspense | topup | adjustment | refund | expiry | transfer | reversal"),
     ("amount", AMOUNT, "signed: what the balance gains"),
     ("balance_after", AMOUNT, "the bucket's balance after this entry, in order of posted_at, then entry_id"),
     ("request_id", TEXT, "the logical request, null for entries that concern none"),
     ("actor", TEXT, "who entered it"),
     ("reason", TEXT, "why"),
+    ("held_after", AMOUNT, "of the balance, what holds reserved at posted_at"),
 )
 
 WALLET_BALANCES = _table(
@@ -309,6 +311,29 @@ WALLET_BALANCES = _table(
     ("bucket", TEXT, "the balance within it"),
     _CURRENCY,
     ("balance", AMOUNT, "sum of its journal legs; below zero where it is overdrawn"),
+    ("held", AMOUNT, "what holds reserve at the build's instant (--as-of, else the newest record); it has not moved"),
+    ("available", AMOUNT, "balance less held"),
+)
+
+WALLET_HOLDS = _table(
+    "wallet_holds",
+    "One row per hold: an amount of a bucket that is reserved, without moving, from placed_at until before ends_at.",
+    "wallet bucket placed_at hold_id",
+    ("hold_id", TEXT, "the event that placed it"),
+    ("wallet", TEXT, "the wallet"),
+    ("bucket", TEXT, "the balance within it"),
+    _CURRENCY,
+    ("amount", AMOUNT, "what is reserved"),
+    ("placed_at", INSTANT, "from when"),
+    ("held_until", INSTANT, "when it ends by itself"),
+    ("released_at", INSTANT, "when somebody released it before that, null if nobody did"),
+    ("ends_at", INSTANT, "the earlier of the two: open at an instant T where placed_at <= T < ends_at"),
+    ("request_id", TEXT, "the request it is for, if one"),
+    ("actor", TEXT, "who placed it"),
+    ("reason", TEXT, "why"),
+    ("reference", TEXT, "their reference"),
+    ("period", TEXT, "the month it was placed in"),
+    ("released_period", TEXT, "the month it was released in"),
 )
 
 WALLET_LOTS = _table(
@@ -332,8 +357,8 @@ WALLET_LOTS = _table(
 
 BALANCE_PROOF = _table(
     "balance_proof",
-    "One row per month, wallet and bucket: opening + topups + bonuses - charges - suspense + adjustments + refunds - expiries = closing, "
-    "and what the vendor showed.",
+    "One row per month, wallet and bucket: opening + topups + bonuses - charges - suspense + adjustments + refunds - expiries + transfers "
+    "+ reversals = closing, and what the vendor showed.",
     "period wallet bucket currency",
     ("period", TEXT, "the month"),
     ("wallet", TEXT, "the wallet"),
@@ -351,6 +376,8 @@ BALANCE_PROOF = _table(
     ("difference", AMOUNT, "snapshot less our balance at that instant"),
     ("first_broken_day", DAY, "the UTC day of the first snapshot of the month that is not our balance, null while all agree"),
     ("suspense", AMOUNT, "the known part of what is in suspense"),
+    ("transfers", AMOUNT, "what came from other balances, less what went to them"),
+    ("reversals", AMOUNT, "what exact negations of earlier transactions gave and took"),
 )
 
 UNPRICED = _table(
@@ -659,7 +686,7 @@ DATA_QUALITY = _table(
     "One row per thing a person should know about the data: losses, quarantined files, open holds, clock steps and the like.",
     "kind period subject detail",
     ("kind", TEXT, "what kind of finding"),
-    ("period", TEXT, "the month it belongs to, null where no instant is known"),
+    ("period", TEXT, "the month it belongs to, null where no instant is known, and for a hold, which may last longer"),
     ("subject", TEXT, "what it is about: a file, a journal, a request, a key, an endpoint"),
     ("detail", TEXT, "what was found, and what to do where something can be done"),
     ("rows", COUNT, "how many rows it concerns"),
@@ -770,6 +797,7 @@ TABLES: tuple[Table, ...] = (
     JOURNAL,
     WALLET_STATEMENT,
     WALLET_BALANCES,
+    WALLET_HOLDS,
     WALLET_LOTS,
     BALANCE_PROOF,
     UNPRICED,

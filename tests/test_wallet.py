@@ -80,6 +80,8 @@ def test_a_months_balance_is_proved_by_hand(home: Home) -> None:
         "snapshot": Decimal("8.5"),
         "difference": 0,
         "suspense": 0,
+        "transfers": 0,
+        "reversals": 0,
     }
     assert found["first_broken_day"] is None
 

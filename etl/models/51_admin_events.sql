@@ -11,12 +11,16 @@ with events as (
 entries as (
     select
         *,
-        event in ('wallet_topup', 'wallet_adjust', 'wallet_refund', 'wallet_expire') as moves_money,
+        event in ('wallet_topup', 'wallet_adjust', 'wallet_refund', 'wallet_expire', 'wallet_transfer') as moves_money,
         case when regexp_matches(coalesce(amount_text, ''), '^-?[0-9]{1,24}(\.[0-9]{1,12})?$') then cast(amount_text as decimal(38,12)) end as amount,
         case when regexp_matches(bonus_text, '^[0-9]{1,24}(\.[0-9]{1,12})?$') then cast(bonus_text as decimal(38,12)) end as bonus,
         json_extract_string(facts, '$.wallet') as wallet,
         json_extract_string(facts, '$.bucket') as bucket,
         json_extract_string(facts, '$.second') as second,
+        json_extract_string(facts, '$.to_wallet') as to_wallet,
+        json_extract_string(facts, '$.to_bucket') as to_bucket,
+        try_cast(json_extract_string(facts, '$.until') as timestamp) as held_until,
+        json_extract_string(facts, '$.hold') as names_hold,
         json_extract_string(facts, '$.currency') as stated_currency,
         coalesce(request_id, json_extract_string(facts, '$.request_id')) as about_id
     from events
@@ -46,17 +50,30 @@ refunds as (
     left join charged c on n.request_id = c.request_id and e.wallet = c.wallet and e.bucket = c.bucket
     where e.event = 'wallet_refund' and e.amount >= 0
 ),
+holds as (
+    select event_id as hold_id, held_until as ends_at from entries where event = 'wallet_hold'
+    union all
+    select hold_id, ends_at from closed_hold
+),
 admin_events as (
     select
         e.*,
         n.request_id as logical_id,
         coalesce(e.stated_currency, s.currency) as currency,
         case
-            when not e.moves_money then null
+            when e.event in ('wallet_transfer', 'wallet_hold', 'wallet_release') and (e.actor is null or e.reason is null or e.reference is null)
+                then 'it lacks an actor, a reason or a reference'
+            when e.event = 'wallet_release' and h.hold_id is null then 'it names no hold that is recorded'
+            when e.event = 'wallet_release' and e.at >= h.ends_at then 'its hold had ended before'
+            when e.event = 'wallet_hold' and (e.held_until is null or e.held_until <= e.at) then 'it does not end after it begins'
+            when not e.moves_money and e.event <> 'wallet_hold' then null
             when e.wallet is null or e.bucket is null then 'it names no wallet or no bucket'
             when e.amount is null then 'its amount is no decimal of at most 12 places'
             when e.bonus is null or e.bonus > greatest(e.amount, 0) then 'its bonus does not lie between zero and its amount'
             when coalesce(e.stated_currency, s.currency) <> s.currency then 'its currency is not that of the book'
+            when e.event in ('wallet_transfer', 'wallet_hold') and e.amount <= 0 then 'its amount is not above zero'
+            when e.event = 'wallet_transfer' and (e.to_wallet is null or e.to_bucket is null) then 'it names no wallet or no bucket to go to'
+            when e.event = 'wallet_transfer' and e.wallet = e.to_wallet and e.bucket = e.to_bucket then 'it goes where it comes from'
             when e.event <> 'wallet_adjust' and e.amount < 0 then 'its amount is below zero'
             when e.event = 'wallet_adjust' and (e.actor is null or e.reason is null or e.reference is null)
                 then 'it lacks an actor, a reason or a reference'
@@ -73,5 +90,6 @@ admin_events as (
     cross join setting s
     left join named n on e.about_id = n.about_id
     left join refunds r on e.event_id = r.event_id
+    left join holds h on e.names_hold = h.hold_id
 )
 select * from admin_events

@@ -1,5 +1,6 @@
 -- One row is one leg of an entry that a person made. A top-up comes from funding and, as far as it was given, from bonus; an
--- adjustment of either sign, and a refund into the wallet, from their own accounts; an expiry takes out of the wallet.
+-- adjustment of either sign, and a refund into the wallet, from their own accounts; an expiry takes out of the wallet. A transfer
+-- has both its wallets in one transaction and no other account.
 -- check: amount is not null and account is not null
 -- check: select entry_id from admin_legs group by entry_id having count(*) > 1
 with signs as (
@@ -7,6 +8,7 @@ with signs as (
     union all select 'wallet_adjust', 'adjustment', 'adjustment', 1
     union all select 'wallet_refund', 'refund', 'refunded', 1
     union all select 'wallet_expire', 'expiry', 'expired', -1
+    union all select 'wallet_transfer', 'transfer', null, -1
 ),
 booked as (
     select
@@ -21,11 +23,22 @@ booked as (
     where e.fault is null
 ),
 legs as (
-    select *, 'wallet:' || wallet || ':' || bucket as account, gain as leg_amount, true as is_wallet from booked
+    select *, 'wallet:' || wallet || ':' || bucket as account, gain as leg_amount, wallet as leg_wallet, bucket as leg_bucket from booked
     union all
-    select *, counter || ':' || wallet || ':' || bucket as account, cast(given - gain as decimal(38,12)) as leg_amount, false as is_wallet from booked
+    select
+        *, 'wallet:' || to_wallet || ':' || to_bucket as account, cast(-gain as decimal(38,12)) as leg_amount,
+        to_wallet as leg_wallet, to_bucket as leg_bucket
+    from booked where event = 'wallet_transfer'
     union all
-    select *, 'bonus:' || wallet || ':' || bucket as account, cast(-given as decimal(38,12)) as leg_amount, false as is_wallet from booked where given > 0
+    select
+        *, counter || ':' || wallet || ':' || bucket as account, cast(given - gain as decimal(38,12)) as leg_amount,
+        cast(null as varchar) as leg_wallet, cast(null as varchar) as leg_bucket
+    from booked where event <> 'wallet_transfer'
+    union all
+    select
+        *, 'bonus:' || wallet || ':' || bucket as account, cast(-given as decimal(38,12)) as leg_amount,
+        cast(null as varchar) as leg_wallet, cast(null as varchar) as leg_bucket
+    from booked where given > 0
 ),
 admin_legs as (
     select
@@ -33,8 +46,7 @@ admin_legs as (
         'we_' || substr(sha256(transaction_id || chr(31) || account || chr(31) || currency), 1, 32) as entry_id,
         posted_at, "at" as service_at, period, account, leg_amount as amount, currency, kind,
         coalesce(logical_id, about_id) as request_id, stated_reference as reference, actor, reason,
-        case when is_wallet then wallet end as wallet,
-        case when is_wallet then bucket end as bucket
+        leg_wallet as wallet, leg_bucket as bucket
     from legs
 )
 select * from admin_legs

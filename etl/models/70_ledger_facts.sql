@@ -85,8 +85,12 @@ adjustments as (
     select
         request_id, cast(sum(amount) as decimal(38,12)) as adjustment_amount,
         string_agg(reason, '; ' order by posted_at, entry_id) as adjustment_reason
-    from admin_legs
-    where wallet is not null and request_id is not null and kind in ('adjustment', 'refund')
+    from (
+        select request_id, amount, reason, posted_at, entry_id from admin_legs where wallet is not null and kind in ('adjustment', 'refund')
+        union all
+        select request_id, amount, reason, posted_at, entry_id from reversal_legs where wallet is not null
+    )
+    where request_id is not null
     group by request_id
 ),
 line_questions as (

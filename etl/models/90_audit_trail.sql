@@ -3,6 +3,8 @@
 -- check: event is not null
 select
     e.event_id, e.at, p.period, e.event, e.actor, e.reason, e.reference, e.about_id as request_id, e.facts,
-    case when e.moves_money and e.fault is null then e.transaction_id end as transaction_id,
+    case when e.moves_money and e.fault is null then e.transaction_id when r.fault is null then r.transaction_id end as transaction_id,
     cast(null as bigint) as number, cast(null as varchar) as prev_hash, cast(null as varchar) as hash
-from admin_events e left join book_period p on e.at >= p.starts_at and e.at < p.ends_at
+from admin_events e
+left join reversals r on e.event_id = r.event_id
+left join book_period p on e.at >= p.starts_at and e.at < p.ends_at

@@ -30,6 +30,20 @@ faulty_entries as (
     select 'faulty_entry' as kind, p.period, e.event_id as subject, e.event || ' is not booked: ' || e.fault as detail, cast(1 as bigint) as rows, true as blocks_close
     from admin_events e left join book_period p on e.at >= p.starts_at and e.at < p.ends_at
     where e.fault is not null
+    union all
+    select 'faulty_entry' as kind, p.period, r.event_id as subject, 'wallet_reverse is not booked: ' || r.fault as detail, cast(1 as bigint) as rows, true as blocks_close
+    from reversals r
+    left join book_period p on r.at >= p.starts_at and r.at < p.ends_at
+    where r.fault is not null
+),
+reservations as (
+    -- of no month: a hold moves nothing, and may last over the end of its own
+    select
+        'open_hold' as kind, cast(null as varchar) as period, h.hold_id as subject,
+        h.amount || ' ' || h.currency || ' of ' || h.wallet || ':' || h.bucket || ' are held until '
+            || strftime(h.held_until, '%Y-%m-%dT%H:%M:%S.%fZ') || ': ' || h.reason as detail,
+        cast(1 as bigint) as rows, false as blocks_close
+    from wallet_holds h join setting s on h.placed_at <= s.as_of and s.as_of < h.ends_at
 ),
 open_holds as (
     select
@@ -209,6 +223,7 @@ found as (
     union all select * from clock_steps
     union all select * from faulty_entries
     union all select * from open_holds
+    union all select * from reservations
     union all select * from assumed_tiers
     union all select * from assumed_regions
     union all select * from assumed_models

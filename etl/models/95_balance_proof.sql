@@ -1,6 +1,6 @@
--- One row is one open month, wallet and bucket: opening + top-ups + bonuses - charges - suspense + adjustments + refunds - expiries =
--- closing, and what the vendor showed.
--- check: closing = opening + topups + bonuses - charges - suspense + adjustments + refunds - expiries
+-- One row is one open month, wallet and bucket: opening + top-ups + bonuses - charges - suspense + adjustments + refunds - expiries +
+-- transfers + reversals = closing, and what the vendor showed.
+-- check: closing = opening + topups + bonuses - charges - suspense + adjustments + refunds - expiries + transfers + reversals
 -- check: select b.wallet, b.bucket from wallet_balances b join (select wallet, bucket, currency, closing from balance_proof qualify row_number() over (partition by wallet, bucket, currency order by period desc) = 1) p on b.wallet = p.wallet and b.bucket = p.bucket and b.currency = p.currency where b.balance is distinct from p.closing
 -- check: select count(*) from journal j anti join balance_proof p on j.period = p.period and j.wallet = p.wallet and j.bucket = p.bucket where j.wallet is not null having count(*) > 0
 with given as (
@@ -20,7 +20,9 @@ sums as (
         coalesce(-sum(amount) filter (where kind = 'suspense'), 0) as suspense,
         coalesce(sum(amount) filter (where kind = 'adjustment'), 0) as adjustments,
         coalesce(sum(amount) filter (where kind = 'refund'), 0) as refunds,
-        coalesce(-sum(amount) filter (where kind = 'expiry'), 0) as expiries
+        coalesce(-sum(amount) filter (where kind = 'expiry'), 0) as expiries,
+        coalesce(sum(amount) filter (where kind = 'transfer'), 0) as transfers,
+        coalesce(sum(amount) filter (where kind = 'reversal'), 0) as reversals
     from movements group by period, wallet, bucket, currency
 ),
 buckets as (
@@ -39,6 +41,7 @@ summed as (
         coalesce(s.moved, 0) as moved, coalesce(s.topups, 0) as topups, coalesce(s.bonuses, 0) as bonuses,
         coalesce(s.charges, 0) as charges, coalesce(s.suspense, 0) as suspense, coalesce(s.adjustments, 0) as adjustments,
         coalesce(s.refunds, 0) as refunds, coalesce(s.expiries, 0) as expiries,
+        coalesce(s.transfers, 0) as transfers, coalesce(s.reversals, 0) as reversals,
         coalesce(o.balance, 0) + sum(coalesce(s.moved, 0)) over (
             partition by g.wallet, g.bucket, g.currency order by g.period rows between unbounded preceding and current row
         ) as closing
@@ -66,7 +69,9 @@ select
     cast(s.closing as decimal(38,12)) as closing,
     l.vendor_balance as snapshot, l.difference,
     b.day as first_broken_day,
-    cast(s.suspense as decimal(38,12)) as suspense
+    cast(s.suspense as decimal(38,12)) as suspense,
+    cast(s.transfers as decimal(38,12)) as transfers,
+    cast(s.reversals as decimal(38,12)) as reversals
 from summed s
 left join last_shown l on s.period = l.period and s.wallet = l.wallet and s.bucket = l.bucket and s.currency = l.currency
 left join broken b on s.period = b.period and s.wallet = b.wallet and s.bucket = b.bucket and s.currency = b.currency

@@ -1,4 +1,4 @@
-"""`tokenledger wallet topup|adjust|refund|expire|snapshot`: entries that a person makes, appended to the journal like everything else."""
+"""`tokenledger wallet topup|adjust|refund|expire|transfer|hold|release|reverse|snapshot`: entries that a person makes, appended to the journal like everything else."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ TOPUP = "wallet_topup"
 ADJUST = "wallet_adjust"
 REFUND = "wallet_refund"
 EXPIRE = "wallet_expire"
+TRANSFER = "wallet_transfer"
+HOLD = "wallet_hold"  # moves no money: reserves it until an instant
+RELEASE = "wallet_release"
+REVERSE = "wallet_reverse"
 SNAPSHOT = "wallet_snapshot"  # moves no money: the balance that the vendor shows, evidence for the balance proof
 
 # Which amounts a kind takes, and what to do instead; a snapshot takes any, for a vendor may show an overdrawn balance.
@@ -32,8 +36,14 @@ AMOUNTS: dict[str, tuple[Callable[[Decimal], bool], str, str]] = {
     ADJUST: (lambda value: value != 0, "an adjustment of {} changes nothing", "give an amount other than zero"),
     REFUND: (lambda value: value > 0, "a refund of {} gives nothing back", "give a positive amount, or use `wallet adjust`"),
     EXPIRE: (lambda value: value > 0, "an expiry of {} takes nothing away", "give the lapsed amount as a positive one"),
+    TRANSFER: (lambda value: value > 0, "a transfer of {} moves nothing", "give a positive amount; --wallet gives and --to-wallet takes"),
+    HOLD: (lambda value: value > 0, "a hold of {} reserves nothing", "give a positive amount"),
     SNAPSHOT: (Decimal.is_finite, "", ""),
 }
+
+
+# How an amount is shown that its kind does not simply add.
+SIGNS = {SNAPSHOT: "=", EXPIRE: "-", TRANSFER: "-", HOLD: "held "}
 
 
 class WalletEntryError(UsageError):
@@ -54,6 +64,9 @@ class Entry:
     paid: str | None = None
     bonus: str | None = None
     expires: str | None = None
+    until: str | None = None
+    to_wallet: str | None = None
+    to_bucket: str | None = None
     request_id: str | None = None
 
 
@@ -63,10 +76,8 @@ def event_of(kind: str, entry: Entry, currency: str, at: Instant) -> Event:
     A top-up, a refund and an expiry are positive, and a top-up's bonus lies inside it; an adjustment is any amount but zero,
     negative taking away. Raises WalletEntryError or MoneyError.
     """
-    for option in ("wallet", "bucket", "by", "reference", "reason", "second"):
-        said = getattr(entry, option)
-        if said is not None and not said.strip():
-            raise WalletEntryError(f"--{option} is empty", f"say it: --{option} TEXT")
+    for option in ("wallet", "bucket", "by", "reference", "reason", "second", "to_wallet", "to_bucket"):
+        _check_said(option, getattr(entry, option))
     value = amount(parse_decimal(entry.amount))
     is_taken, what, cure = AMOUNTS[kind]
     if not is_taken(value):
@@ -79,6 +90,9 @@ def event_of(kind: str, entry: Entry, currency: str, at: Instant) -> Event:
         "paid": _part("paid", entry.paid, None),
         "bonus": _part("bonus", entry.bonus, value),
         "expires": None if entry.expires is None else write_instant(_instant("expires", entry.expires)),
+        "until": None if entry.until is None else write_instant(_after(at, entry.until)),
+        "to_wallet": None if entry.to_wallet is None else entry.to_wallet.strip(),
+        "to_bucket": None if entry.to_bucket is None else entry.to_bucket.strip(),
         "request_id": entry.request_id,
         "second": None if entry.second is None else entry.second.strip(),
     }
@@ -92,6 +106,18 @@ def event_of(kind: str, entry: Entry, currency: str, at: Instant) -> Event:
         reference=None if entry.reference is None else entry.reference.strip(),
         facts=JsonText(orjson.dumps({name: fact for name, fact in facts.items() if fact is not None}).decode()),
     )
+
+
+def _check_said(option: str, said: str | None) -> None:
+    if said is not None and not said.strip():
+        raise WalletEntryError(f"--{option.replace('_', '-')} is empty", f"say it: --{option.replace('_', '-')} TEXT")
+
+
+def _after(at: Instant, text: str) -> Instant:
+    until = _instant("until", text)
+    if until <= at:
+        raise WalletEntryError(f"--until {text} is over already", "name an instant to come")
+    return until
 
 
 def _part(option: str, text: str | None, whole: Decimal | None) -> str | None:
@@ -163,15 +189,19 @@ def _options(*words: Callable[..., Any]) -> Callable[[Callable[..., Any]], Calla
 def _record(home: Home, kind: str, entry: Entry, as_json: bool, at: Instant | None = None) -> None:
     book = load_book(home.book)
     event = event_of(kind, entry, book.settings.currency, Instant(time.time_ns() // 1000) if at is None else at)
-    _check_bucket(book, entry.bucket)
+    for bucket in (entry.bucket, entry.to_bucket):
+        if bucket is not None:
+            _check_bucket(book, bucket)
+    facts = orjson.loads(event.facts)
+    if kind == TRANSFER and (facts["wallet"], facts["bucket"]) == (facts["to_wallet"], facts["to_bucket"]):
+        raise WalletEntryError("a transfer goes from one balance to another", "name another --to-wallet or --to-bucket")
     if kind == ADJUST:
         check_second(book, entry)
     append_once(home, ADMIN_SLOT, [event])
-    facts = orjson.loads(event.facts)
     if as_json:
         click.echo(orjson.dumps({"event_id": event.event_id, "event": kind, **facts}, option=orjson.OPT_INDENT_2))
     else:
-        sign = "=" if kind == SNAPSHOT else "-" if kind == EXPIRE else "" if facts["amount"].startswith("-") else "+"
+        sign = SIGNS.get(kind, "" if facts["amount"].startswith("-") else "+")
         click.echo(f"recorded {event.event_id}  {facts['wallet']}:{facts['bucket']}  {sign}{facts['amount']} {facts['currency']}")
 
 
@@ -220,3 +250,66 @@ def expire(home: Home, /, as_json: bool, **facts: Any) -> None:
 def snapshot(home: Home, /, as_json: bool, read_at: str | None, **facts: Any) -> None:
     """Record the balance that the vendor shows. It moves no money; `balance_proof` holds it against ours."""
     _record(home, SNAPSHOT, Entry(**facts), as_json, None if read_at is None else _instant("at", read_at))
+
+
+@click.command()
+@_options(*_MONEY)
+@click.option("--to-wallet", required=True, help="Whose balance takes it.")
+@click.option("--to-bucket", required=True, help="Which balance takes it.")
+@click.pass_obj
+def transfer(home: Home, /, as_json: bool, **facts: Any) -> None:
+    """Record that an amount moved from one balance to another; buckets meet in no other entry."""
+    _record(home, TRANSFER, Entry(**facts), as_json)
+
+
+@click.command()
+@_options(*_MONEY)
+@click.option("--until", required=True, metavar="INSTANT", help="When it ends by itself, with offset: 2026-11-01T00:00:00Z.")
+@click.option("--request", "request_id", metavar="ID", help="The request that it is for.")
+@click.pass_obj
+def hold(home: Home, /, as_json: bool, **facts: Any) -> None:
+    """Reserve an amount until an instant. No money moves; `wallet list` shows what is held and what is available."""
+    _record(home, HOLD, Entry(**facts), as_json)
+
+
+def _record_about(home: Home, kind: str, facts: dict[str, str], by: str, reference: str, reason: str, as_json: bool) -> None:
+    for option, said in (("by", by), ("reference", reference), ("reason", reason)):
+        _check_said(option, said)
+    event = Event(
+        event_id=str(uuid_utils.uuid7()),
+        at=Instant(time.time_ns() // 1000),
+        event=kind,
+        actor=by.strip(),
+        reason=reason.strip(),
+        reference=reference.strip(),
+        facts=JsonText(orjson.dumps(facts).decode()),
+    )
+    append_once(home, ADMIN_SLOT, [event])
+    if as_json:
+        click.echo(orjson.dumps({"event_id": event.event_id, "event": kind, **facts}, option=orjson.OPT_INDENT_2))
+    else:
+        click.echo(f"recorded {event.event_id}  " + "  ".join(f"{name} {fact}" for name, fact in facts.items()))
+
+
+@click.command()
+@click.argument("hold_id", metavar="HOLD")
+@click.option("--by", required=True, metavar="WHO", help="Who makes this entry.")
+@_MONEY[0]
+@_MONEY[1]
+@click.option("--json", "as_json", is_flag=True, help="The recorded event as JSON.")
+@click.pass_obj
+def release(home: Home, hold_id: str, by: str, reference: str, reason: str, as_json: bool) -> None:
+    """End a hold before its instant, whole; HOLD is the id that placing it printed."""
+    _record_about(home, RELEASE, {"hold": hold_id}, by, reference, reason, as_json)
+
+
+@click.command()
+@click.argument("transaction")
+@click.option("--by", required=True, metavar="WHO", help="Who makes this entry.")
+@_MONEY[0]
+@_MONEY[1]
+@click.option("--json", "as_json", is_flag=True, help="The recorded event as JSON.")
+@click.pass_obj
+def reverse(home: Home, transaction: str, by: str, reference: str, reason: str, as_json: bool) -> None:
+    """Negate a whole transaction of the journal, leg by leg and once; TRANSACTION is its transaction_id."""
+    _record_about(home, REVERSE, {"transaction": transaction}, by, reference, reason, as_json)
