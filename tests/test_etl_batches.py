@@ -228,7 +228,7 @@ def keyed(request_id: str, at: int, key: str = "k-1", response_id: str = "chatcm
     """One call under an idempotency key."""
     opened, tried, ended = call(request_id, at, prompt)
     made = request(request_id, at, retry=None, headers={"idempotency-key": key}, match_sha256="m" * 64)
-    assert opened.request_id == ended.request_id  # type: ignore[union-attr]
+    assert opened.request_id == ended.request_id
     return [made, tried, response(request_id, at=at + SECOND, response_id=response_id, usage=ended.usage)]  # type: ignore[union-attr]
 
 

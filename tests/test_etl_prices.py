@@ -331,8 +331,9 @@ def test_free_endpoints_are_free_for_a_named_reason(home: Home) -> None:
         {"endpoint": "models", "final_charge": Decimal(0), "status": "ok"},
         {"endpoint": "chat.completions.stored", "final_charge": Decimal(0), "status": "ok"},
     ]
-    assert rows(home, "SELECT DISTINCT disposition, reason FROM dispositions") == [
-        {"disposition": "free", "reason": "this endpoint is free"}
+    assert rows(home, "SELECT DISTINCT disposition, reason FROM dispositions ORDER BY reason") == [
+        {"disposition": "free", "reason": "a stored object: it was billed when it was made"},
+        {"disposition": "free", "reason": "this endpoint is free"},
     ]
     assert rows(home, "FROM journal") == []
 
