@@ -120,7 +120,7 @@ def bill(lines: tuple[BillLine, ...], account: str = "a", period: str = "2026-10
 
 
 def compared(bills: list[Bill], ours: list[Request], rates: tuple[Rate, ...]) -> tuple[Explained, ...]:
-    pricer = Pricer(rates, {})
+    pricer = Pricer(rates)
     return tuple(explain(group, pricer, MONTH, MONTH) for group in match(bills, ours))
 
 

@@ -28,6 +28,18 @@ class ChargeLine:
     meter: str
     quantity: int
     unit_price: Decimal
+    model: str | None = None  # whose price counts; None: the one sent
+    term: str | None = None  # allowance: it is free of it; minimum, step: that added it
+
+    @property
+    def is_free(self) -> bool:
+        """An allowance of the contract covers it."""
+        return self.term == "allowance"
+
+    @property
+    def is_added(self) -> bool:
+        """A minimum or a step of the contract added it: nobody measured it."""
+        return self.term in ("minimum", "step")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +60,8 @@ class Try:
     input_tokens: int | None
     output_tokens: int | None
     tier: str | None
+    region: str | None = None
+    endpoint: str | None = None
     lines: tuple[ChargeLine, ...] = ()
     ids: frozenset[str] = frozenset()  # of this try alone
 

@@ -96,8 +96,7 @@ def reconcile_bills(connection: duckdb.DuckDBPyConnection, home: Home, book: Boo
 
 def compare_all(connection: duckdb.DuckDBPyConnection, book: Book, bills: Sequence[Bill]) -> tuple[Compared, ...]:
     """Every vendor's bills beside the requests of its channels."""
-    zones = {channel.name: channel.timezone or "UTC" for channel in book.channels}
-    pricer = Pricer(book.rates, zones)
+    pricer = Pricer.of_book(book)
     by_vendor: dict[str, list[Bill]] = defaultdict(list)
     for bill in bills:
         by_vendor[bill.vendor].append(bill)
@@ -126,7 +125,7 @@ def read_requests(
     connection.execute(
         """
         CREATE TEMP TABLE asked_try AS
-        SELECT a.*, l.period, l.created_at, l.api_model
+        SELECT a.*, l.period, l.created_at, l.api_model, l.endpoint
         FROM attempts a JOIN ledger l ON a.request_id = l.request_id
         WHERE a.channel IN (SELECT unnest($channels)) AND
             (l.period IN (SELECT unnest($periods)) OR (epoch_us(a.started_at) >= $low AND epoch_us(a.started_at) < $high))
@@ -134,11 +133,8 @@ def read_requests(
         {"channels": list(channels), "periods": list(periods), "low": low, "high": high},
     )
     lines: dict[tuple[str, int], list[ChargeLine]] = defaultdict(list)
-    for request_id, ordinal, meter, quantity, price in connection.execute(
-        "SELECT c.request_id, c.attempt_ordinal, c.meter, c.quantity, c.unit_price FROM charges c JOIN asked_try t "
-        "ON c.request_id = t.request_id AND c.attempt_ordinal = t.ordinal ORDER BY c.request_id, c.attempt_ordinal, c.meter"
-    ).fetchall():
-        lines[request_id, ordinal].append(ChargeLine(meter, quantity, price))
+    for request_id, ordinal, *said in connection.execute(_LINES).fetchall():
+        lines[request_id, ordinal].append(ChargeLine(*said))
     names: dict[str, set[str]] = defaultdict(set)
     for request_id, name in connection.execute(
         "SELECT request_id, id FROM request_ids WHERE request_id IN (SELECT request_id FROM asked_try)"
@@ -156,9 +152,18 @@ def read_requests(
     return found
 
 
+_LINES = """
+    SELECT c.request_id, c.attempt_ordinal, c.meter, c.quantity, c.unit_price, c.model,
+        CASE WHEN m.term LIKE 'allowance%' THEN 'allowance' ELSE m.term END
+    FROM charges c
+    JOIN asked_try t ON c.request_id = t.request_id AND c.attempt_ordinal = t.ordinal
+    LEFT JOIN price_terms m ON c.rate_id = m.term_id
+    ORDER BY c.request_id, c.attempt_ordinal, c.meter, c.model, c.rate_id, c.list_rate_id
+"""
+
 _TRIES = """
     SELECT request_id, ordinal, channel, period, epoch_us(started_at), epoch_us(ended_at), epoch_us(created_at), status, usage_source, charged,
-        sent_model, served_model, api_model, input_tokens, output_tokens, service_tier, upstream_request_id, response_id
+        sent_model, served_model, api_model, input_tokens, output_tokens, service_tier, region, endpoint, upstream_request_id, response_id
     FROM asked_try ORDER BY request_id, ordinal
 """
 
@@ -181,6 +186,8 @@ def _try(row: tuple[Any, ...], lines: dict[tuple[str, int], list[ChargeLine]]) -
         tokens_in,
         tokens_out,
         tier,
+        region,
+        endpoint,
         *ids,
     ) = row
     return Try(
@@ -198,6 +205,8 @@ def _try(row: tuple[Any, ...], lines: dict[tuple[str, int], list[ChargeLine]]) -
         input_tokens=tokens_in,
         output_tokens=tokens_out,
         tier=tier,
+        region=region,
+        endpoint=endpoint,
         lines=tuple(lines.get((request_id, ordinal), ())),
         ids=frozenset(name for name in ids if name),
     )

@@ -9,7 +9,8 @@ says what each step means; this module alone decides which step a difference goe
      to ours_only.
   4. A try that the client left, that failed, or whose usage we counted ourselves: the whole difference to that step.
   5. Else the difference is explained by what can be computed: cached tokens billed in another class, other token counts,
-     another service tier, another version of the price, a multiplier. One explanation that leaves nothing beyond the bill's
+     another service tier, another version or region of the price, a multiplier, a term of the contract left out, another
+     exchange rate. One explanation that leaves nothing beyond the bill's
      own rounding is taken first, what the bill states before what is only inferred; then two stated ones together; then
      those stated ones that bring the two sides closer. A factor of at most two decimals that turns ours into theirs is a
      multiplier, where a hundredth of our amount is far above the rounding.
@@ -26,10 +27,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import chain, combinations
-from typing import Any
 
 from etl.bills.lines import FEE, PAYMENT
-from etl.reconcile.pricing import NOT_PRICED, Pricer
+from etl.reconcile.pricing import NOT_PRICED, Conditions, Pricer, alone, with_counts
 from etl.reconcile.records import (
     ABORTED,
     FAILED,
@@ -47,6 +47,7 @@ from etl.reconcile.records import (
 )
 from schemas.instants import to_datetime
 from schemas.money import EXACT, PLACES
+from schemas.records import Instant
 
 # In order, each with its rule in plain words; published beside its amount.
 STEPS: dict[str, str] = {
@@ -57,12 +58,12 @@ STEPS: dict[str, str] = {
     "failed_attempts": "the try failed: the bill and our policy count it differently",
     "missing_usage": "the vendor's reply told no usage, or we know no charge: what the bill says beyond our own count",
     "cache_class": "cached or cache-written tokens that the bill counts in another class than the vendor's reply did",
-    "usage_count": "the bill counts other tokens than the vendor's reply did",
+    "usage_count": "the bill counts other tokens than the vendor's reply did, or not what the contract adds or gives (terms.csv)",
     "tier": "billed at another service tier than the one that the reply told",
-    "price_version": "billed at another unit price: a row of the rate table of another date, or a price that the bill states",
-    "multiplier": "billed at a multiple of our price: a group's or a plan's factor",
+    "price_version": "billed at another unit price: that of another date or region in the rate table, or one that the bill states",
+    "multiplier": "billed at a multiple of our price: a group's or a plan's factor, or without the one of terms.csv",
     "unit_rounding": "at most one step of the bill's own smallest unit for each line",
-    "currency": "what the vendor's change of currency adds to its own figure in our currency",
+    "currency": "what the vendor's change of currency adds to its own figure in our currency, or another rate of fx.csv than ours",
     "fees": "fees, taxes, credits and corrections that belong to no request",
     "unexplained": "none of these: ask the vendor, line by line",
 }
@@ -191,19 +192,15 @@ def _vendor_amount(group: Group, pricer: Pricer) -> tuple[Decimal | None, bool]:
 def _line_at_our_prices(line: Line, pricer: Pricer) -> Decimal | None:
     said = line.line
     cached, plain = said.cached_tokens or 0, (said.input_tokens or 0) - (said.cached_tokens or 0)
+    counts = (("input", plain), ("cached_input", cached), ("output", said.output_tokens or 0))
     for channel in line.bill.channels:
-        names = sorted(
-            {rate.model for rate in pricer.rates if rate.channel == channel and plain_model(rate.model) == plain_model(said.model or "")}
-        )
-        for model in names:
-            total = ZERO
-            for meter, quantity in (("input", plain), ("cached_input", cached), ("output", said.output_tokens or 0)):
-                price = pricer.price(channel, model, meter, said.at or 0, said.tier, said.input_tokens or 0) if quantity else ZERO
-                if price is None:
-                    break
-                total += price * quantity
-            else:
-                return total.quantize(_MONEY, context=_LOOSE)
+        names = {
+            rate.model for rate in pricer.rates if rate.channel == channel and plain_model(rate.model) == plain_model(said.model or "")
+        }
+        for model in sorted(names):
+            total = pricer.total(alone(channel, model, said.at or Instant(0), _plain_tier(said.tier), counts))
+            if total is not None:
+                return total
     return None
 
 
@@ -336,7 +333,13 @@ def _closer(gap: Decimal, candidates: Sequence[_Candidate]) -> Sequence[_Candida
 
 
 def _candidates(tries: Sequence[Try], lines: Sequence[Line], theirs: Decimal, pricer: Pricer) -> Iterator[_Candidate]:
-    found = (_counts(tries, lines, pricer), _classes(tries, lines, pricer), _tiers(tries, lines, pricer), _prices(tries, lines, pricer))
+    found = (
+        _counts(tries, lines, pricer),
+        _classes(tries, lines, pricer),
+        _tiers(tries, lines, pricer),
+        _prices(tries, lines, pricer),
+        _terms(tries, pricer),
+    )
     for candidate in chain(*found, _multiples(tries, lines, theirs)):
         # a price that the bill states may have more places than an amount has
         yield replace(candidate, delta=candidate.delta.quantize(_MONEY, context=_LOOSE))
@@ -348,36 +351,39 @@ def _stated(lines: Sequence[Line], name: str) -> int | None:
     return None if not values or any(value is None for value in values) else sum(values)
 
 
-def _price(tries: Sequence[Try], meter: str, pricer: Pricer) -> Decimal | None:
-    """The one price that all these tries have for a meter: the one charged, else the one in the rate table."""
-    charged = {line.unit_price for t in tries for line in t.lines if line.meter == meter}
-    if not charged:
-        charged = {
-            price
-            for t in tries
-            if (price := pricer.price(t.channel, t.model, meter, t.created_at, t.tier, t.input_tokens or 0)) is not None
-        }
-    return charged.pop() if len(charged) == 1 else None
+def _moved(tries: Sequence[Try], deltas: Sequence[tuple[str, int]], pricer: Pricer) -> Decimal | None:
+    """How much more these tries cost with so many units more or less; of several tries, where all have one price."""
+    if len(tries) == 1:
+        before, after = pricer.total(tries[0]), pricer.total(with_counts(tries[0], deltas))
+        return None if before is None or after is None else after - before
+    moved = ZERO
+    for meter, delta in deltas:
+        charged = {line.unit_price for t in tries for line in t.lines if line.meter == meter and not line.is_free}
+        prices = charged or {price for t in tries if (price := pricer.price(t, meter)) is not None}
+        if delta and len(prices) != 1:
+            return None
+        moved += delta * next(iter(prices), ZERO)
+    return moved
 
 
 def _counts(tries: Sequence[Try], lines: Sequence[Line], pricer: Pricer) -> Iterator[_Candidate]:
     """Tokens that the bill states, in the place of ours, at our prices."""
-    theirs_in, theirs_out = _stated(lines, "input_tokens"), _stated(lines, "output_tokens")
-    ours_in, ours_out = sum(t.input_tokens or 0 for t in tries), sum(t.output_tokens or 0 for t in tries)
-    ours_cached, theirs_cached = sum(t.quantity("cached_input") for t in tries), _stated(lines, "cached_tokens")
-    plain, cached, output = (_price(tries, meter, pricer) for meter in ("input", "cached_input", "output"))
-    if theirs_cached is not None and theirs_cached != ours_cached and plain is not None and cached is not None:
-        reason = f"the bill has {theirs_cached} cached tokens, the replies told {ours_cached}"
-        yield _Candidate("cache_class", (theirs_cached - ours_cached) * (cached - plain), reason)
-    delta, parts = ZERO, []
-    if theirs_in is not None and theirs_in != ours_in and plain is not None:
-        delta += (theirs_in - ours_in) * plain
-        parts.append(f"{theirs_in} input tokens, the replies told {ours_in}")
-    if theirs_out is not None and theirs_out != ours_out and output is not None:
-        delta += (theirs_out - ours_out) * output
-        parts.append(f"{theirs_out} output tokens, the replies told {ours_out}")
-    if delta:
-        yield _Candidate("usage_count", delta, "the bill has " + "; ".join(parts))
+    theirs_cached, ours_cached = _stated(lines, "cached_tokens"), sum(t.quantity("cached_input") for t in tries)
+    if theirs_cached is not None and theirs_cached != ours_cached:
+        more = theirs_cached - ours_cached
+        delta = _moved(tries, (("input", -more), ("cached_input", more)), pricer)
+        if delta is not None:
+            yield _Candidate("cache_class", delta, f"the bill has {theirs_cached} cached tokens, the replies told {ours_cached}")
+    total, parts = ZERO, []
+    for meter in ("input", "output"):
+        theirs, ours = _stated(lines, f"{meter}_tokens"), sum(getattr(t, f"{meter}_tokens") or 0 for t in tries)
+        if theirs is not None and theirs != ours:
+            delta = _moved(tries, ((meter, theirs - ours),), pricer)
+            if delta is not None:
+                total += delta
+                parts.append(f"{theirs} {meter} tokens, the replies told {ours}")
+    if total:
+        yield _Candidate("usage_count", total, "the bill has " + "; ".join(parts))
 
 
 # Meters that a bill may count as another: what it is, and as what.
@@ -392,53 +398,44 @@ _CONFUSED = (
 def _classes(tries: Sequence[Try], lines: Sequence[Line], pricer: Pricer) -> Iterator[_Candidate]:
     if _stated(lines, "cached_tokens") is None:
         for prefix, other, reason in _CONFUSED:
-            delta: Decimal | None = ZERO
-            for one in tries:
-                price = pricer.price(one.channel, one.model, other, one.created_at, one.tier, one.input_tokens or 0)
-                for line in one.lines:
-                    if line.meter.startswith(prefix):
-                        delta = None if price is None or delta is None else delta + line.quantity * (price - line.unit_price)
+            found = [one for one in tries if any(line.meter.startswith(prefix) for line in one.lines)]
+
+            def confused(meter: str, prefix: str = prefix, other: str = other) -> str:
+                return other if meter.startswith(prefix) else meter
+
+            delta = _again(found, lambda one, confused=confused: pricer.total(one, meter_of=confused))  # type: ignore[misc]
             if delta:
                 yield _Candidate("cache_class", delta, reason, stated=False)
 
 
-def _again(tries: Sequence[Try], price: Callable[[Try, str], Decimal | None]) -> Decimal | None:
-    """How much more the same quantities cost at other prices; None where one is not known."""
+def _again(tries: Sequence[Try], total: Callable[[Try], Decimal | None]) -> Decimal | None:
+    """How much more these tries cost in another way; None where one is not known."""
     delta = ZERO
     for one in tries:
-        for line in one.lines:
-            if line.meter not in NOT_PRICED:
-                other = price(one, line.meter)
-                if other is None:
-                    return None
-                delta += line.quantity * (other - line.unit_price)
+        if one.lines:
+            other = total(one)
+            if other is None:
+                return None
+            delta += other - sum((line.quantity * line.unit_price for line in one.lines), ZERO)
     return delta
+
+
+def _asked(tries: Sequence[Try], pricer: Pricer, asked: Conditions) -> Decimal | None:
+    """How much more these tries cost under other conditions."""
+    return _again(tries, lambda one: pricer.total(one, asked))
 
 
 def _tiers(tries: Sequence[Try], lines: Sequence[Line], pricer: Pricer) -> Iterator[_Candidate]:
     ours = {one.tier for one in tries}
     stated = {_plain_tier(line.line.tier) for line in lines if line.line.tier}
-    known = {tier for one in tries for tier in pricer.tiers(one.channel, one.model)}
+    known = {tier for one in tries for tier in pricer.tiers(one)}
     for tier in sorted(stated | known, key=str):
         if {tier} == ours:
             continue
-        delta = _again(tries, _asked(pricer, tier=tier))
+        delta = _asked(tries, pricer, Conditions(tier=tier))
         if delta:
             told = ", ".join(sorted(name or "ordinary" for name in ours))
             yield _Candidate("tier", delta, f"billed at the tier {tier or 'ordinary'}, the replies told {told}", stated=tier in stated)
-
-
-_SAME: Any = object()
-
-
-def _asked(pricer: Pricer, *, tier: str | None = _SAME, at: int | None = None) -> Callable[[Try, str], Decimal | None]:
-    """The rate table's price for a try's meter, at another tier or instant."""
-
-    def price(one: Try, meter: str) -> Decimal | None:
-        level = one.tier if tier is _SAME else tier
-        return pricer.price(one.channel, one.model, meter, one.created_at if at is None else at, level, one.input_tokens or 0)
-
-    return price
 
 
 def _plain_tier(tier: str | None) -> str | None:
@@ -455,19 +452,49 @@ def _prices(tries: Sequence[Try], lines: Sequence[Line], pricer: Pricer) -> Iter
     one_price = {meter: prices.pop() for meter, prices in states.items() if len(prices) == 1}
     if one_price.get("input") is not None:
 
-        def stated(one: Try, meter: str) -> Decimal | None:
-            family = "cached_input" if meter.startswith("cached") else "output" if meter in ("output", "reasoning") else "input"
-            price = one_price.get(family)
-            return price if price is not None else _asked(pricer)(one, meter)
+        def stated(one: Try) -> Decimal:
+            total = ZERO
+            for line in one.lines:
+                family = (
+                    "cached_input" if line.meter.startswith("cached") else "output" if line.meter in ("output", "reasoning") else "input"
+                )
+                price = None if line.meter in NOT_PRICED or line.is_free else one_price.get(family)
+                total += line.quantity * (line.unit_price if price is None else price)
+            return total
 
         delta = _again(tries, stated)
         if delta:
             yield _Candidate("price_version", delta, f"the bill states {one_price['input']:f} for one input token")
-    for at in sorted({at for one in tries for at in pricer.versions(one.channel, one.model)}):
-        delta = _again(tries, _asked(pricer, at=at))
+    for at in sorted({at for one in tries for at in pricer.versions(one)}):
+        delta = _asked(tries, pricer, Conditions(at=at))
         if delta:
-            day = to_datetime(at).date()
-            yield _Candidate("price_version", delta, f"billed at the prices in force on {day}", stated=False)
+            yield _Candidate("price_version", delta, f"billed at the prices in force on {to_datetime(at).date()}", stated=False)
+    for region in sorted({region for one in tries for region in pricer.regions(one)}, key=str):
+        delta = _asked(tries, pricer, Conditions(region=region))
+        if delta:
+            told = ", ".join(sorted({one.region or "none" for one in tries}))
+            yield _Candidate("price_version", delta, f"billed at the price of region {region or 'none'}, ours was {told}", stated=False)
+
+
+# What a bill that does not know a term of terms.csv differs by: the step, and the reason.
+_WITHOUT = {
+    "multiplier": ("multiplier", "billed without the contract's multiplier (terms.csv)"),
+    "minimum": ("usage_count", "billed without the contract's least quantity (terms.csv)"),
+    "step": ("usage_count", "billed without rounding up to the contract's step (terms.csv)"),
+    "allowance": ("usage_count", "billed without the contract's free allowance (terms.csv)"),
+}
+
+
+def _terms(tries: Sequence[Try], pricer: Pricer) -> Iterator[_Candidate]:
+    """The same quantities without a term of the contract, or at another exchange rate of fx.csv."""
+    for slot in pricer.agreed(tries):
+        delta = _asked(tries, pricer, Conditions(without=slot))
+        if delta:
+            yield _Candidate(_WITHOUT[slot][0], delta, _WITHOUT[slot][1], stated=False)
+    for at in sorted({at for one in tries for at in pricer.exchanged(one)}):
+        delta = _asked(tries, pricer, Conditions(fx_at=at))
+        if delta:
+            yield _Candidate("currency", delta, f"converted at the rate of fx.csv in force on {to_datetime(at).date()}", stated=False)
 
 
 def _multiples(tries: Sequence[Try], lines: Sequence[Line], theirs: Decimal) -> Iterator[_Candidate]:
