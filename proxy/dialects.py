@@ -131,7 +131,9 @@ def response_facts(message: Mapping[str, Any]) -> dict[str, Any]:
     items = [item for item in _dicts(message.get("output")) if str(item.get("type")).endswith("_call")]
     if items:
         kept["items"] = dict(sorted(Counter(map(_item_name, items)).items()))
-        containers = {item.get("container_id") or place(item, ("id",)) for item in items if item.get("type") == "code_interpreter_call"}
+        containers = {item.get("container_id") or item.get("id") for item in items if item.get("type") == "code_interpreter_call"}
+        shells = (place(item, ("environment", "container_id")) for item in items if item.get("type") == "shell_call")
+        containers.update(shell for shell in shells if shell)  # the client's own shell has none
         if containers:
             kept["code_containers"] = len(containers)
     images = [item for item in _dicts(message.get("data")) if "b64_json" in item or "url" in item]
@@ -186,6 +188,9 @@ def has_output(message: Mapping[str, Any]) -> bool:
         for part in (choice.get("delta"), choice.get("message")):
             if isinstance(part, dict) and any(part.get(name) for name in _DELTA_MEMBERS):
                 return True
+    vectors = message.get("embeddings")
+    if isinstance(vectors, dict) and any(vectors.values()):  # Cohere's: a list for each type that was asked for
+        return True
     kind = message.get("type")
     if isinstance(kind, str) and (kind.endswith(".delta") or kind in _OUTPUT_TYPES):
         return True
@@ -196,7 +201,7 @@ _OUTPUT_TYPES = frozenset(
     """content_block_delta image_generation.partial_image image_generation.completed image_edit.completed
     conversation.item.input_audio_transcription.completed""".split()
 )
-_OUTPUT_MEMBERS = ("output", "content", "data", "candidates", "text", "results", "b64_json", "pages", "response", "embeddings")
+_OUTPUT_MEMBERS = """output content data candidates text results b64_json pages response embeddings classifications""".split()
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:

@@ -357,6 +357,7 @@ LITELLM_UNITS: Mapping[str, tuple[str, Decimal]] = {
     "input_cost_per_second": ("second", ONE),
     "output_cost_per_image": ("image", ONE),
     "ocr_cost_per_page": ("page", ONE),
+    "annotation_cost_per_page": ("annotated_page", ONE),
     "code_interpreter_cost_per_session": ("code_session", ONE),
     "file_search_cost_per_1k_calls": ("file_search_call", THOUSAND),
 }

@@ -52,6 +52,7 @@ _PLAIN: tuple[Meter, ...] = (
     Meter("second", "second", "other", None, False, "one second of audio or video"),
     Meter("character", "character", "other", None, False, "one character of text spoken"),
     Meter("page", "page", "other", None, False, "one page read"),
+    Meter("annotated_page", "page", "other", None, False, "one page annotated, beside its reading"),
     Meter("search_call", "call", "other", None, False, "one web search made by the vendor"),
     Meter("file_search_call", "call", "other", None, False, "one file search made by the vendor"),
     Meter("code_session", "session", "other", None, False, "one code interpreter container"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import pytest
 from schemas.home import Home
 from tests.certs import Authority, Leaf, make_authority
 from tests.clients import Door
-from tests.journey import cases
+from tests.journey import cases, rows
 from tests.sidecar import Priced, Sidecar, Way, sidecar, write_book
 from tests.upstream import Upstream
 
@@ -52,7 +53,9 @@ class Place:
 def pytest_report_header() -> str:
     """How many golden cases there are, for whoever runs the tests."""
     found = cases()
-    return f"golden: {len(found)} cases, {sum(len(case.doors) for case in found)} journeys"
+    told = Counter(row.table for row in rows())
+    shown = ", ".join(f"{count} {table}" for table, count in told.items())
+    return f"golden: {len(found)} cases, {sum(len(case.doors) for case in found)} journeys; rows of the wire with a case: {shown}"
 
 
 @pytest.fixture(scope="session")

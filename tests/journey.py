@@ -17,10 +17,14 @@ A case is `case.toml` with the bytes beside it:
     [evidence.GATEWAY]  fact -> value: all that the reply tells about the route of a gateway beyond ours
     reason    where the charge is unknown: words of the reason that `unpriced` gives
     worked    the charge worked out by hand, for the reader
+
+`golden/rows.csv` says for each row of what is known of the wire (its endpoints, usage dialects, streams and gateways' signals) which
+cases show it.
 """
 
 from __future__ import annotations
 
+import csv
 import ssl
 import tomllib
 from collections.abc import Sequence
@@ -119,6 +123,21 @@ def _case(path: Path) -> Case:
         evidence=facts.get("evidence"),
         reason=facts.get("reason"),
     )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of what is known of the wire, and the cases that show it."""
+
+    table: str
+    name: str
+    cases: tuple[str, ...]
+
+
+def rows() -> list[Row]:
+    """Every row of `golden/rows.csv`."""
+    with (FOLDER / "rows.csv").open(newline="") as file:
+        return [Row(row["table"], row["row"], tuple(row["cases"].split())) for row in csv.DictReader(file)]
 
 
 def prices_of(found: Sequence[Case]) -> list[Priced]:

@@ -18,7 +18,7 @@ from etl.receipt_schema import schema
 from schemas.home import Home
 from tests.certs import Authority, Leaf
 from tests.clients import Door
-from tests.journey import Case, cases, prices_of, travel
+from tests.journey import Case, cases, prices_of, rows, travel
 from tests.sidecar import Way, recorded, seal_all, sidecar, write_book
 from tests.upstream import Upstream
 
@@ -168,6 +168,23 @@ def test_each_case_says_a_sentence_and_has_a_charge_or_its_absence() -> None:
     """A case without either would prove nothing to a reader."""
     assert all(case.says.endswith(".") for case in CASES)
     assert all("final_charge" in case.ledger for case in CASES)
+
+
+def test_every_row_of_the_wire_has_a_case() -> None:
+    """Each endpoint, usage dialect, quirk of a stream and gateway's signals: no row without a case, no case that is not there."""
+    told = rows()
+    assert len({(row.table, row.name) for row in told}) == len(told)
+    assert [row for row in told if not row.cases] == []
+    assert {name for row in told for name in row.cases} - {case.name for case in CASES} == set()
+
+
+@pytest.mark.parametrize("run_id", ["codex-s1", "ses_oc1", "0c1d"])
+def test_the_calls_of_an_agent_tools_session_are_one_run(travelled: Travelled, run_id: str) -> None:
+    """Two calls of Codex, opencode and a Claude-style tool through each door, the session told in two ways: one run of four requests."""
+    (run,) = travelled.rows("select * from runs where run_id = ?", run_id)
+    assert run["requests"] == 4
+    found = travelled.rows("select sum(final_charge) as total from ledger where run_id = ?", run_id)
+    assert run["final_charge"] == found[0]["total"] > 0
 
 
 def test_the_key_that_all_cases_used_is_nowhere_below_the_home(travelled: Travelled) -> None:
