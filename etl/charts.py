@@ -181,6 +181,38 @@ def timeline(spans: Sequence[Span]) -> str:
     return _draw(len(names) * ROW + 76, {"data": {"values": values}, "layer": [span, first]})
 
 
+def waterfall(rows: Sequence[Bar], total: str, unit: str) -> str:
+    """Lying bars that each begin where the one above ends, and their sum last; what adds and what takes away differ in colour."""
+    values: list[dict[str, Any]] = []
+    at = Decimal(0)
+    for row in rows:
+        how = "adds" if row.amount > 0 else "takes away"
+        values.append(_stretch(row.name, at, at + row.amount, row.amount, how, unit))
+        at += row.amount
+    values.append(_stretch(total, Decimal(0), at, at, "sum", unit))
+    names = [value["name"] for value in values]
+    hows = {"adds": BAD, "takes away": GOOD, "sum": COLOURS[0]}
+    shown = [how for how in hows if any(value["how"] == how for value in values)]
+    encoding = {
+        "y": {"field": "name", "type": "nominal", "sort": names, "title": None, "axis": {"labelLimit": 190}},
+        "x": {
+            "field": "from",
+            "type": "quantitative",
+            "title": unit,
+            "axis": {"tickCount": 3, "labelOverlap": True, "labelSeparation": 16},
+        },
+        "x2": {"field": "to"},
+        "color": {"field": "how", "type": "nominal", "scale": {"domain": shown, "range": [hows[how] for how in shown]}},
+        "description": {"field": "told", "type": "nominal"},
+    }
+    return _draw(len(names) * ROW + 74, {"data": {"values": values}, "mark": {"type": "bar", "minBandSize": 2}, "encoding": encoding})
+
+
+def _stretch(name: str, begin: Decimal, end: Decimal, amount: Decimal, how: str, unit: str) -> dict[str, Any]:
+    told = f"{cell(name)} {plain(amount)} {unit}"
+    return {"name": cell(name), "from": float(begin), "to": float(end), "how": how, "told": told}
+
+
 def _draw(height: int, spec: dict[str, Any]) -> str:
     whole = {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",

@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 
 from etl.published import require_period
+from etl.reconcile.month import Gap, gaps_of
 from etl.table import jsonable
 from schemas.errors import UsageError
 
@@ -275,6 +276,7 @@ class Statement:
     currency: str
     figures: tuple[Figure, ...]
     answers: dict[str, Answer]
+    gaps: tuple[Gap, ...]  # vendors' bills beside the books; none with a filter or while closing, for no seal covers them
 
     def as_json(self) -> dict[str, Any]:
         """The statement for machines; amounts are texts, and the rows that a table does not show are added up under `others`."""
@@ -293,6 +295,7 @@ class Statement:
                 for f in self.figures
             ],
             **{key: [_named(answer.columns, row) for row in answer.rows] for key, answer in self.answers.items()},
+            "bills": [gap.as_json() for gap in self.gaps],
             "others": {key: _named(answer.columns, answer.rest) for key, answer in self.answers.items() if answer.rest},
         }
 
@@ -328,6 +331,7 @@ def statement(
         currency=currency,
         figures=_figures(connection, asked),
         answers={part.key: _answer(connection, part, asked) for part in parts},
+        gaps=() if closing or project is not None or wallet is not None else gaps_of(connection, period),
     )
 
 

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from etl import charts, page
 from etl.charts import Bar, Point
+from etl.reconcile.month import Gap
 from etl.statement import ADDS, REQUEST_FACTS, Answer, Statement
 from etl.table import UNKNOWN, cell
 
@@ -69,10 +70,18 @@ def statement_page(statement: Statement) -> str:
         request_facts=REQUEST_FACTS,
         figures=[(f.name, f.this_month, f.month_before, f.change) if has_before else (f.name, f.this_month) for f in statement.figures],
         has_before=has_before,
+        gaps=[(gap, _gap_chart(gap)) for gap in statement.gaps],
     )
 
 
 TILES = ("charged", "saved against list prices", "paid for failed tries", "requests")
+
+
+def _gap_chart(gap: Gap) -> tuple[Markup, str] | None:
+    """The steps of a gap, and the gap; none where bill and books agree."""
+    if not gap.steps:
+        return None
+    return page.chart(charts.waterfall(gap.bars, "gap", gap.currency)), f"What the bill of {cell(gap.vendor)} has more than the books"
 
 
 def _column(answer: Answer, name: str) -> int:

@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 from etl.close import close
+from etl.published import open_ledger
 from etl.reconcile.waterfall import STEPS
+from etl.statement import statement
+from etl.statement_page import statement_page
 from schemas.home import Home
 from schemas.instants import parse_instant
 from schemas.records import Record
@@ -418,3 +421,22 @@ def test_a_mapping_that_says_nonsense_is_refused_with_its_line(days_home: Home, 
     said = capsys.readouterr().err
     for text in ("bills/openai.toml:1 zone 'Mars'", "openai.toml:2 unit '0'", "did you mean 'grain'?", "did you mean 'amount'?"):
         assert text in said
+
+
+def test_the_statement_shows_the_bill_beside_the_books(traffic_home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both totals, the gap, each step with its amount and what to do, and a picture of it; with a filter no bill is told."""
+    page = told(traffic_home, GOLDEN / "new-api" / "logs.json", "Router", capsys)
+    with open_ledger(traffic_home) as connection:
+        found = statement(connection, "2026-10")
+        filtered = statement(connection, "2026-10", project="search")
+    (gap,) = found.gaps
+    assert {step.step: step.amount for step in gap.steps} == steps(page)
+    assert (gap.vendor_total, gap.our_total, gap.gap) == (Decimal("0.038902"), Decimal("0.0252"), Decimal("0.013702"))
+    assert found.as_json()["bills"][0]["classes"] == page["classes"]
+    shown = statement_page(found)
+    for amount in (gap.vendor_total, gap.our_total, gap.gap, *(step.amount for step in gap.steps)):
+        assert f"{amount:.12f}" in shown
+    drawn = shown[shown.index("What the bill of Router has more than the books") :]
+    for name in ("boundary shift", "unit rounding", "gap", "adds", "takes away", "USD"):
+        assert f">{name}<" in drawn[: drawn.index("</svg>")]
+    assert (filtered.gaps, "bill of" in statement_page(filtered)) == ((), False)

@@ -28,9 +28,9 @@ NEXT: dict[str, str] = {
     "usage_count": "dispute it with the receipts: the replies told other counts; tokenledger audit recounts them",
     "tier": "dispute it: the replies told another tier",
     "price_version": "compare with the vendor's price page; if it is right, append the row to book/rates.csv",
-    "multiplier": "ask which group or plan the key is in; the factor belongs into book/rates.csv",
+    "multiplier": "ask which group or plan the key is in; the factor belongs into book/terms.csv",
     "unit_rounding": "nothing, or write the vendor's rule into channels.toml (rounding)",
-    "currency": "compare the bill's exchange rate with the contract's",
+    "currency": "compare the bill's exchange rate with the contract's and with book/fx.csv",
     "fees": "book them: tokenledger wallet adjust, with the bill as its reference",
     "unexplained": "ask the vendor, with --dispute",
 }
