@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from schemas import durable
 from schemas.book import digest_of, read_files
 from schemas.home import Home
 
@@ -85,10 +85,7 @@ def remember(home: Home) -> None:
     files = read_files(home.book)
     digest = digest_of(files)
     place = kept(home, digest)
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    durable.make_folder(place)
     for name, content in files.items():
-        (place / name).write_bytes(content)
-        os.chmod(place / name, 0o600)
-    fresh = place.parent / f".{POINTER}"
-    fresh.write_text(digest + "\n")
-    os.replace(fresh, place.parent / POINTER)
+        durable.replace(place / name, content)
+    durable.replace(place.parent / POINTER, f"{digest}\n".encode())

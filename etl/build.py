@@ -43,7 +43,7 @@ from etl.reread import reread
 from etl.seals import read_seals, sha256_of
 from etl.sources import ROW_KINDS, Sources, read_sources, register, register_book, table
 from etl.spending import spending
-from schemas import spend
+from schemas import durable, spend
 from schemas.book import Book, load_book
 from schemas.errors import LedgerError
 from schemas.home import Home
@@ -122,7 +122,7 @@ def build_locked(
         )
         _run(connection, sources, book, progress, closed.until, as_of, together)
         kernel.publish(connection, home.ledger_file)
-        (home.ledger / DIGEST_FILE).write_text(digest_line(home.ledger_file))
+        durable.replace(home.ledger / DIGEST_FILE, digest_line(home.ledger_file).encode())
         spend.write(home.spend_file, spending(connection))
         return _result(connection, home.ledger_file, book, sources, time.perf_counter() - began)
 
@@ -186,7 +186,7 @@ def _result(connection: duckdb.DuckDBPyConnection, path: Path, book: Book, sourc
 @contextmanager
 def lock(home: Home) -> Iterator[Path]:
     """Hold the home's build lock; gives a folder to spill into, gone afterwards. Raises BuildRunningError."""
-    home.ledger.mkdir(mode=0o700, parents=True, exist_ok=True)
+    durable.make_folder(home.ledger)
     spill_to = home.ledger / ".spill"
     descriptor = os.open(home.ledger / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

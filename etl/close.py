@@ -36,7 +36,7 @@ from etl.seals import (
 )
 from etl.statement import statement
 from etl.statement_page import statement_page
-from schemas import manifest
+from schemas import durable, manifest
 from schemas.errors import UsageError
 from schemas.frames import Frame
 from schemas.home import Home
@@ -224,7 +224,9 @@ def _seal(home: Home, connection: duckdb.DuckDBPyConnection, built: BuildResult,
     merkle.write(target / merkle.MERKLE_FILE, tree)
     for path in _files(target, old):
         os.chmod(path, 0o600)
-        _sync(path)
+        durable.sync(path)
+    for place in (target / TABLES_FOLDER, target / BOOK_FOLDER, target, home.ledger):
+        durable.sync(place)
     seals = read_seals(home)
     starts_at, ends_at = bounds(built.book.settings.timezone, period)
     lines = built.sources.seals
@@ -247,12 +249,7 @@ def _seal(home: Home, connection: duckdb.DuckDBPyConnection, built: BuildResult,
         receipts={"count": len(digests), "root": tree[-1][0].hex()},
         public_key="",
     ).signed(key_of(home))
-    fresh = target / f".{SEAL_FILE}.part"
-    fresh.write_bytes(seal.as_bytes())
-    os.chmod(fresh, 0o600)
-    _sync(fresh)
-    os.replace(fresh, target / SEAL_FILE)
-    _sync(target)
+    durable.replace(target / SEAL_FILE, seal.as_bytes())
 
 
 _DIGESTS = "SELECT receipt_digest FROM ledger WHERE period = $period ORDER BY request_id"
@@ -303,13 +300,5 @@ def reopen(home: Home, period: str) -> tuple[str, ...]:
         for seal in reversed(opened):
             place = folder(home, seal.period)
             os.replace(place / SEAL_FILE, place / f"seal-{len(superseded(home, seal.period)) + 1}.json")
-            _sync(place)
+            durable.sync(place)
     return tuple(seal.period for seal in opened)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

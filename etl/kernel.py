@@ -19,6 +19,7 @@ from typing import Any
 
 import duckdb
 
+from schemas import durable
 from schemas.errors import LedgerError
 from schemas.ledger import TABLES, Table
 
@@ -203,7 +204,7 @@ def publish(connection: duckdb.DuckDBPyConnection, target: Path, tables: Sequenc
     """
     for table in tables:
         check_shape(connection, table)
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    durable.make_folder(target.parent)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     partial.unlink(missing_ok=True)
     try:
@@ -215,9 +216,9 @@ def publish(connection: duckdb.DuckDBPyConnection, target: Path, tables: Sequenc
         finally:
             connection.execute("DETACH published")
         os.chmod(partial, 0o600)
-        _sync(partial)
+        durable.sync(partial)
         os.replace(partial, target)
-        _sync(target.parent)
+        durable.sync(target.parent)
     finally:
         for left in target.parent.glob(f"{partial.name}*"):
             left.unlink(missing_ok=True)
@@ -248,11 +249,3 @@ def _write(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
 
 def _quoted(text: str) -> str:
     return text.replace("'", "''")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,7 +8,6 @@ sorted keys and no spaces, without `hash` and `signature`; the signature is Ed25
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from schemas import durable
 from schemas.errors import LedgerError
 from schemas.home import Home
 from schemas.instants import parse_instant
@@ -161,16 +161,9 @@ def key_of(home: Home) -> Ed25519PrivateKey:
     path = home.secrets / KEY_FILE
     if path.exists():
         return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text().strip()))
-    home.secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
+    durable.make_folder(home.secrets)
     key = Ed25519PrivateKey.generate()
-    fresh = path.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "w", encoding="ascii") as file:
-        file.write(key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption()).hex() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
+    durable.replace(path, (key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption()).hex() + "\n").encode())
     return key
 
 

@@ -115,8 +115,7 @@ def read_sources(home: Home, *, after: Mapping[str, int] | None = None, after_li
 
     Raises ManifestError; a bad file or frame is a finding.
     """
-    seals = manifest.read(home.manifest)
-    sealed = manifest.sealed_up_to(seals)
+    seals, waiting = _snapshot(home)
     named = [file for seal in seals for file in seal.files if _is_wanted(seal, file, after, after_line, since)]
     row_files = [file for file in named if file.kind in ROW_KINDS]
     with ThreadPoolExecutor(HASHERS) as pool:
@@ -130,8 +129,8 @@ def read_sources(home: Home, *, after: Mapping[str, int] | None = None, after_li
             findings.append(quarantine(file))
     findings.extend(_losses(seals))
     frames: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
-    positions = dict(sealed)
-    findings.extend(_collect(unsealed(home, sealed), positions, frames))
+    positions = manifest.sealed_up_to(seals)
+    findings.extend(_collect(waiting, positions, frames))
     return Sources(
         raw=home.raw,
         files={kind: tuple(paths) for kind, paths in files.items()},
@@ -142,6 +141,15 @@ def read_sources(home: Home, *, after: Mapping[str, int] | None = None, after_li
         seals=tuple(seals),
         named=tuple(named),
     )
+
+
+def _snapshot(home: Home) -> tuple[list[Seal], list[tuple[str, Frame | Damage, Path]]]:
+    """Manifest and spool as of one moment: what a sealer moves while the spool is read would else be in neither."""
+    while True:
+        seals = manifest.read(home.manifest)
+        waiting = list(unsealed(home, manifest.sealed_up_to(seals)))
+        if len(manifest.read(home.manifest)) == len(seals):
+            return seals, waiting
 
 
 def _is_wanted(seal: Seal, file: SealedFile, after: Mapping[str, int] | None, after_line: int, since: str) -> bool:

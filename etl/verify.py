@@ -43,7 +43,7 @@ from schemas.instants import parse_instant, to_datetime
 from schemas.ledger import LEDGER, TABLES
 from schemas.manifest import GENESIS
 from schemas.money import plain
-from schemas.spool import slots
+from schemas.spool import read_segment, slots
 
 REBUILD = "tokenledger ledger  (it can always be made again)"
 
@@ -118,7 +118,7 @@ def _check_spool(home: Home) -> int:
     count = 0
     for slot in slots(home):
         for path in slot.segments():
-            for found in decode(path.read_bytes()):
+            for found in decode(read_segment(path)):
                 if isinstance(found, Damage):
                     where = f"spool/{path.parent.name}/{path.name} bytes {found.offset}-{found.end}"
                     raise WrongError(where, "no whole record lies here (CRC)", "while a proxy is writing, try again; else restore it")

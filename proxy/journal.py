@@ -10,6 +10,7 @@ is tried once more in a new segment; if that fails too, everybody in it is told,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import threading
@@ -20,9 +21,9 @@ from pathlib import Path
 
 import uuid_utils
 
-from schemas import manifest
+from schemas import durable, manifest
 from schemas.errors import UsageError
-from schemas.frames import Damage, Frame, decode, encode
+from schemas.frames import Damage, Frame, decode, frame, payload
 from schemas.home import Home
 from schemas.records import Record
 from schemas.spool import LOCK_FILE, WRITER_FILE, Slot, segment_name
@@ -47,10 +48,10 @@ class JournalUnusableError(UsageError):
 class _Entry:
     """Records that belong together, and who waits for them."""
 
-    __slots__ = ("done", "error", "future", "records")
+    __slots__ = ("contents", "done", "error", "future")
 
     def __init__(self, records: Sequence[Record], future: asyncio.Future[None] | None) -> None:
-        self.records = records
+        self.contents = _payloads(records)
         self.future = future
         self.done = threading.Event() if future is None else None
         self.error: JournalError | None = None
@@ -70,7 +71,7 @@ class Journal:
         self.truncated_bytes = 0
         self._segment_bytes = segment_bytes
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            durable.make_folder(self.folder)
             self._lock = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise JournalUnusableError(f"{self.folder}: {error.strerror}", f"make {home.root} writable, or name another --home") from None
@@ -147,8 +148,8 @@ class Journal:
         seq = self._next_seq
         frames = []
         for entry in batch:
-            for record in entry.records:
-                frames.append(encode(record, seq))
+            for content in entry.contents:
+                frames.append(frame(content, seq))
                 seq += 1
         data = b"".join(frames)
         for fresh in (False, True):
@@ -182,7 +183,7 @@ class Journal:
         try:
             os.posix_fallocate(fd, 0, size)
             os.fsync(fd)
-            _sync_folder(self.folder)
+            durable.sync(self.folder)
         except OSError:
             os.close(fd)
             path.unlink(missing_ok=True)
@@ -190,9 +191,10 @@ class Journal:
         self._fd, self._offset, self._segment_end = fd, 0, size
 
     def _abandon_segment(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        descriptor, self._fd = self._fd, -1
+        if descriptor >= 0:
+            with contextlib.suppress(OSError):  # it is given up because of an error already; nothing more is asked of it
+                os.close(descriptor)
 
     def _recover(self) -> int:
         """The next sequence number. A torn tail, which nobody was told is durable, is cut off and kept aside."""
@@ -227,6 +229,14 @@ def append_once(home: Home, slot: str, records: Sequence[Record]) -> None:
         journal.append_wait(records)
     finally:
         journal.close()
+
+
+def _payloads(records: Sequence[Record]) -> list[bytes]:
+    """Made by who hands them in: a text that is no Unicode is that record's fault, and the writer goes on for all others."""
+    try:
+        return [payload(record) for record in records]
+    except TypeError as error:
+        raise JournalError(f"a record that cannot be written: {error}") from None
 
 
 def _acknowledge(batch: list[_Entry], error: JournalError | None) -> None:
@@ -287,19 +297,5 @@ def _writer_name(folder: Path) -> str:
     if path.exists():
         return path.read_text().strip()
     name = f"{folder.name}-{uuid_utils.uuid7().hex[-12:]}"
-    fresh = path.with_suffix(".new")
-    with open(fresh, "w", encoding="ascii") as file:
-        file.write(name + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
-    _sync_folder(folder)
+    durable.replace(path, f"{name}\n".encode())
     return name
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

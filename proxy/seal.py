@@ -6,6 +6,7 @@ the files it names are safe. A crash before the line leaves files that no line n
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -13,7 +14,6 @@ import select
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas import manifest
+from schemas import durable, manifest
+from schemas.errors import LedgerError
 from schemas.frames import Damage, Frame, decode
 from schemas.home import Home
 from schemas.manifest import Seal, SealedFile
@@ -45,9 +46,9 @@ def seal(home: Home, now: Instant) -> SealResult:
     files = missing = 0
     if not home.spool.exists():
         return SealResult(rows, files, missing)
-    home.raw.mkdir(mode=0o700, parents=True, exist_ok=True)
+    durable.make_folder(home.raw)
     with _lock(home.raw / "seal.lock"):
-        _cut_unfinished_line(home.manifest)
+        _mend(home.manifest)
         seals = manifest.read(home.manifest)
         for slot in slots(home):
             segments = slot.segments()
@@ -86,13 +87,27 @@ def _seal_frames(home: Home, slot: Slot, found: list[Frame | Damage], after: int
         sealed_at=now,
         files=files,
     ).chained()
-    with open(home.manifest, "ab") as file:
-        os.chmod(home.manifest, 0o600)
-        file.write(seal_line.line())
-        file.flush()
-        os.fsync(file.fileno())
-    _sync_folder(home.raw)
+    _append(home.manifest, seal_line.line())
     return seal_line
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Commit a line. Where that fails, the file is finished: what was whole in it goes on in a copy, and the error is told."""
+    whole = path.stat().st_size if path.exists() else 0
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab", buffering=0) as file:
+            while line:
+                line = line[file.write(line) or 0 :]
+            os.fsync(file.fileno())
+        durable.sync(path.parent)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.truncate(path, whole)  # nobody may take the line for committed
+        with contextlib.suppress(OSError):
+            _doubt(path).touch(mode=0o600)
+        with contextlib.suppress(OSError):
+            _mend(path)
+        raise
 
 
 def _grouped(frames: list[Frame]) -> dict[tuple[str, str], list[Frame]]:
@@ -107,19 +122,17 @@ def _grouped(frames: list[Frame]) -> dict[tuple[str, str], list[Frame]]:
 
 def _write(home: Home, writer: str, kind: str, date: str, frames: list[Frame]) -> SealedFile:
     folder = home.raw / kind / f"date={date}"
-    for made in (home.raw / kind, folder):
-        made.mkdir(mode=0o700, exist_ok=True)
+    durable.make_folder(folder)
     path = folder / f"{writer}-{frames[0].seq:020d}.parquet"
     partial = path.with_suffix(".partial")
     rows: list[dict[str, Any]] = [{**frame.fields, "writer": writer, "seq": frame.seq} for frame in frames]
     table = pa.Table.from_pylist(rows, schema=ARROW[kind])
     pq.write_table(table, partial, compression="zstd", compression_level=3, write_page_checksum=True)
     data = partial.read_bytes()
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
+    durable.sync(partial)
     os.chmod(partial, 0o600)
     os.replace(partial, path)
-    _sync_folder(folder)
+    durable.sync(folder)
     return SealedFile(str(path.relative_to(home.raw)), kind, len(rows), len(data), hashlib.sha256(data).hexdigest())
 
 
@@ -132,28 +145,29 @@ def _gaps(after: int, seqs: list[int]) -> Iterator[tuple[int, int]]:
         expected = seq + 1
 
 
-def _cut_unfinished_line(path: Path) -> None:
-    """A last line without its newline is a seal that never happened."""
+def _mend(path: Path) -> None:
+    """A last line without its newline is a seal that never happened; a file whose fsync failed is copied, not written again."""
+    doubted = _doubt(path).exists()
     if path.exists():
         data = path.read_bytes()
-        if data and not data.endswith(b"\n"):
-            os.truncate(path, data.rfind(b"\n") + 1)
+        whole = data[: data.rfind(b"\n") + 1]
+        if doubted or whole != data:
+            durable.replace(path, whole)
+    if doubted:
+        _doubt(path).unlink()
 
 
-@contextmanager
+def _doubt(path: Path) -> Path:
+    """Stands beside a manifest whose write or fsync failed, until a copy has taken its place."""
+    return path.with_name(path.name + ".failed")
+
+
+@contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(fd)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
     finally:
         os.close(fd)
 
@@ -168,7 +182,10 @@ def seal_until_eof(home: Home, every_s: float) -> None:
     while open_ended:
         ready, _, _ = select.select([sys.stdin], [], [], every_s)
         open_ended = not ready
-        seal(home, Instant(time.time_ns() // 1000))
+        try:
+            seal(home, Instant(time.time_ns() // 1000))
+        except (OSError, LedgerError) as error:  # a full disk, a broken manifest: the journal keeps all of it until it is mended
+            sys.stderr.write(f"sealing failed, and is tried again in {every_s:g} s: {error}\n")
 
 
 if __name__ == "__main__":

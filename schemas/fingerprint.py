@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
 import secrets
+import threading
 
+from schemas import durable
+from schemas.errors import LedgerError
 from schemas.home import Home
 
 PREFIX = "fp_"
+KEY_BYTES = 32
+
+
+class BrokenKeyError(LedgerError):
+    """A key file that holds no key."""
 
 
 def fingerprint(key: bytes, credential: str) -> str:
@@ -18,15 +27,22 @@ def fingerprint(key: bytes, credential: str) -> str:
 
 
 def home_key(home: Home) -> bytes:
-    """This home's fingerprint key (32 bytes), made with mode 0600 at first use."""
+    """This home's fingerprint key (32 bytes), made with mode 0600 at first use, whole or not at all. Raises BrokenKeyError."""
     path = home.fingerprint_key
-    home.secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
+    durable.make_folder(home.secrets)
+    if not path.exists():
+        fresh = path.with_name(f".{path.name}.{threading.get_native_id()}")
+        durable.replace(fresh, f"{secrets.token_hex(KEY_BYTES)}\n".encode())
+        with contextlib.suppress(FileExistsError):  # another process was first, and its key counts
+            os.link(fresh, path)
+        fresh.unlink()
+        durable.sync(home.secrets)
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return bytes.fromhex(path.read_text().strip())
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(32) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    return bytes.fromhex(path.read_text().strip())
+        key = bytes.fromhex(path.read_text(encoding="ascii"))
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise BrokenKeyError(
+            f"{path} is not a key of {KEY_BYTES} bytes in hexadecimal", "restore it from a copy: no other key knows the same callers"
+        )
+    return key

@@ -25,8 +25,8 @@ HEAD_BYTES = _HEAD.size
 MAX_PAYLOAD_BYTES = 1 << 30
 
 
-def encode(record: Record, seq: int) -> bytes:
-    """The frame of one record."""
+def payload(record: Record) -> bytes:
+    """What a frame carries of one record. Raises TypeError for a text that is no Unicode (a lone surrogate)."""
     blob = b""
     if isinstance(record, Body):
         fields = {name: getattr(record, name) for name in record.__slots__ if name != "content"}
@@ -34,12 +34,21 @@ def encode(record: Record, seq: int) -> bytes:
         blob = record.content
     else:
         text = orjson.dumps({"k": record.kind, "r": record})
-    payload = _JSON_LENGTH.pack(len(text)) + text + blob
-    return _HEAD.pack(MAGIC, len(payload), seq, _crc(len(payload), seq, payload), 0) + payload
+    return _JSON_LENGTH.pack(len(text)) + text + blob
 
 
-def _crc(length: int, seq: int, payload: bytes | memoryview) -> int:
-    return zlib.crc32(payload, zlib.crc32(struct.pack("<IQ", length, seq)))
+def frame(content: bytes, seq: int) -> bytes:
+    """The frame of one payload."""
+    return _HEAD.pack(MAGIC, len(content), seq, _crc(len(content), seq, content), 0) + content
+
+
+def encode(record: Record, seq: int) -> bytes:
+    """The frame of one record."""
+    return frame(payload(record), seq)
+
+
+def _crc(length: int, seq: int, content: bytes | memoryview) -> int:
+    return zlib.crc32(content, zlib.crc32(struct.pack("<IQ", length, seq)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +76,10 @@ def decode(data: bytes | memoryview) -> Iterator[Frame | Damage]:
     end = len(view)
     offset = 0
     while offset < end:
-        frame = _frame_at(view, offset)
-        if frame is not None:
-            yield frame
-            offset = frame.end
+        found = _frame_at(view, offset)
+        if found is not None:
+            yield found
+            offset = found.end
             continue
         resume, clean = _next_frame(view, offset)
         if not clean:
@@ -85,14 +94,14 @@ def _frame_at(view: memoryview, offset: int) -> Frame | None:
     start = offset + HEAD_BYTES
     if reserved or length > MAX_PAYLOAD_BYTES or start + length > len(view):
         return None
-    payload = view[start : start + length]
-    if _crc(length, seq, payload) != crc:
+    content = view[start : start + length]
+    if _crc(length, seq, content) != crc:
         return None
-    (json_length,) = _JSON_LENGTH.unpack_from(payload)
-    part = orjson.loads(payload[_JSON_LENGTH.size : _JSON_LENGTH.size + json_length])
+    (json_length,) = _JSON_LENGTH.unpack_from(content)
+    part = orjson.loads(content[_JSON_LENGTH.size : _JSON_LENGTH.size + json_length])
     fields: dict[str, Any] = part["r"]
     if part["k"] == "body":
-        fields["content"] = bytes(payload[_JSON_LENGTH.size + json_length :])
+        fields["content"] = bytes(content[_JSON_LENGTH.size + json_length :])
     return Frame(seq, part["k"], fields, offset, start + length)
 
 

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 import orjson
 
+from schemas import durable
 from schemas.errors import LedgerError
 from schemas.instants import to_datetime
 from schemas.money import MoneyError, parse_decimal, plain
@@ -33,9 +34,7 @@ def content(spend: Spend) -> bytes:
 
 def write(path: Path, spend: Spend) -> None:
     """Replace the file whole: a reader sees the old one or the new one."""
-    draft = path.with_name(f".{path.name}.new")
-    draft.write_bytes(content(spend))
-    draft.replace(path)
+    durable.replace(path, content(spend))
 
 
 def read(path: Path) -> Spend:

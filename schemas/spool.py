@@ -42,6 +42,14 @@ def slots(home: Home) -> list[Slot]:
     return [Slot(file.parent, file.read_text().strip()) for file in files]
 
 
+def read_segment(path: Path) -> bytes:
+    """A segment's bytes; none where the sealer took it away meanwhile, which it does only after all of it is sealed."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
 def unsealed(home: Home, sealed: Mapping[str, int]) -> Iterator[tuple[str, Frame | Damage, Path]]:
     """Every frame past what is sealed of its writer, and all damage, with the writer and the segment it lay in."""
     for slot in slots(home):
@@ -51,6 +59,6 @@ def unsealed(home: Home, sealed: Mapping[str, int]) -> Iterator[tuple[str, Frame
             following = segments[place + 1] if place + 1 < len(segments) else None
             if following is not None and first_seq(following) <= after + 1:
                 continue  # all of it is sealed; the sealer will remove it
-            for found in decode(path.read_bytes()):
+            for found in decode(read_segment(path)):
                 if isinstance(found, Damage) or found.seq > after:
                     yield slot.writer, found, path

@@ -185,3 +185,13 @@ def test_kill_9_loses_nothing_that_was_acknowledged(home: Home, acknowledged: in
     assert {f"k{number}-{part}" for number in seen for part in "ab"} <= set(found)
     assert len(found) == len(set(found))
     assert found[-1] == "after"
+
+
+def test_a_text_that_is_no_unicode_fails_alone(home: Home) -> None:
+    """The record that cannot be written is refused to who hands it in; the writer goes on for everybody else."""
+    journal = Journal(home, PROXY_SLOT)
+    with pytest.raises(JournalError, match="cannot be written"):
+        journal.append_wait([event("whole"), event("\ud800")])
+    journal.append_wait([event("next")])
+    journal.close()
+    assert names(home) == ["next"]

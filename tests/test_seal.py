@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import hashlib
 import json
 import os
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -154,3 +157,55 @@ def test_a_damaged_frame_is_a_gap_in_the_manifest_and_its_segment_is_kept(home: 
     assert manifest.read(home.manifest)[0].missing == ((2, 2),)
     assert sealed_names(home) == ["a", "c", "d"]
     assert len(list((home.spool / PROXY_SLOT).glob("*.damaged"))) == 1
+
+
+@pytest.mark.parametrize("copied", [True, False], ids=["copy made", "copy failed too"])
+def test_a_manifest_whose_fsync_failed_is_copied_and_never_synced_again(home: Home, monkeypatch: pytest.MonkeyPatch, copied: bool) -> None:
+    """The line is taken back, so that its frames stay in the journal; the next seal writes it into another file."""
+    append(home, event("a"))
+    seal(home, NOW)
+    append(home, event("b"))
+    os.link(home.manifest, home.root / "kept")  # so that no other file gets its inode
+    doubted = home.manifest.stat().st_ino
+    real = os.fsync
+    synced: list[int] = []
+
+    def watched(fd: int) -> None:
+        synced.append(os.fstat(fd).st_ino)
+        real(fd)
+
+    def fail(fd: int) -> None:
+        synced.append(os.fstat(fd).st_ino)
+        if synced[-1] == doubted or (not copied and doubted in synced):
+            raise OSError(errno.EIO, "Input/output error")
+        real(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            seal(home, NOW)
+    assert len(manifest.read(home.manifest)) == 1
+    synced.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", watched)
+        append(home, event("c"))
+        seal(home, NOW)
+    assert sealed_names(home) == ["a", "b", "c"]
+    assert doubted not in synced
+
+
+async def test_the_sealer_outlives_a_disk_that_fails(home: Home) -> None:
+    """What cannot be sealed is told and tried again, and waits in the journal until then."""
+    append(home, event("a"))
+    home.raw.write_text("in the way")
+    pipe = asyncio.subprocess.PIPE
+    sealer = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "proxy.seal", str(home.root), "0.05", stdin=pipe, stderr=pipe, cwd=Path(__file__).parent.parent
+    )
+    assert sealer.stdin is not None
+    assert sealer.stderr is not None
+    assert b"sealing failed, and is tried again" in await sealer.stderr.readline()
+    home.raw.unlink()
+    sealer.stdin.close()
+    await sealer.wait()
+    assert sealed_names(home) == ["a"]

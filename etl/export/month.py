@@ -16,6 +16,7 @@ import orjson
 from etl.export import beancount, csv, focus, hledger, jsonl, otlp, parquet, xlsx
 from etl.export.source import MEMORY_LIMIT, Report, Source, Sums, Written, silent, source
 from etl.published import open_ledger
+from schemas import durable
 from schemas.errors import LedgerError, UsageError
 from schemas.home import Home
 
@@ -95,7 +96,7 @@ def export(
             connection.execute(f"SET temp_directory = '{str(spill).replace(chr(39), chr(39) * 2)}'")
             rows = source(connection, period, report)
             written = how.write(rows, aside)
-            _sync(aside)
+            durable.sync(aside)
             manifest = Manifest(
                 file=out.name,
                 format=form,
@@ -114,9 +115,9 @@ def export(
         _check_whole(manifest)
         aside.replace(out)
         aside.write_bytes(orjson.dumps(asdict(manifest), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-        _sync(aside)
+        durable.sync(aside)
         aside.replace(out.with_name(f"{out.name}.manifest.json"))
-        _sync(out.parent)
+        durable.sync(out.parent)
     except (OSError, duckdb.IOException) as error:
         raise OutputError(f"{out} could not be written: {str(error).splitlines()[0]}", "make room, or give --out another place") from None
     finally:
@@ -152,11 +153,3 @@ def _check_whole(manifest: Manifest) -> None:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
