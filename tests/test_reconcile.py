@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from schemas.home import Home
 from schemas.instants import parse_instant
 from schemas.records import Record
 from tests.billed import AT, RATES, days, recorded
-from tests.rawdata import SECOND, attempt, built, failure, one, request, response, rows, usage, write_book
+from tests.rawdata import SECOND, attempt, body, built, event, failure, one, request, response, rows, usage, write_book
 from tokenledger import run
 
 GOLDEN = Path(__file__).parent / "golden_bills"
@@ -355,6 +356,34 @@ def test_a_dispute_pack_holds_evidence_and_no_secrets(traffic_home: Home, tmp_pa
         assert {row["class"] for row in csv.DictReader(file)} == {"matched", "mismatch", "ours_only", "vendor_only"}
     # never over what is there
     assert reconcile(traffic_home, GOLDEN / "new-api" / "logs.json", "Router", "--dispute", str(out)) == 2
+
+
+def test_a_dispute_pack_proves_what_passed_before_any_seal_and_tells_none_of_it(home: Home, tmp_path: Path) -> None:
+    """The month is open: each try has the hashes of its two bodies all the same, and what was planted in them stays at home."""
+    asked, answered = b'{"messages": "PLANTED-PROMPT sk-PLANTED-SECRET"}', b'{"choices": "PLANTED-ANSWER"}'
+    digests = [hashlib.sha256(content).hexdigest() for content in (asked, answered)]
+    told_headers = {"x-ledger-user": "PLANTED-USER", "x-ledger-tag-team": "PLANTED-TAG", "x-ledger-run": "PLANTED-RUN"}
+    records: list[Record] = [
+        request("planted", AT, headers=told_headers, body_sha256=digests[0]),
+        attempt("planted", at=AT, channel="routed"),
+        response("planted", at=AT + SECOND, usage=usage(1000, 500), body_sha256=digests[1]),
+        body("planted", 0, asked, AT),
+        body("planted", 1, answered, AT + SECOND),
+        event("adjusted", "wallet_adjust", AT + 2 * SECOND, actor="PLANTED-ADMIN", reason="PLANTED-REASON", reference="PLANTED-REF", wallet="research", bucket="routed_balance", amount="-1", request_id="planted"),
+    ]  # fmt: skip
+    built(home, records, rates=RATES)
+    assert one(home, "SELECT adjustment_amount FROM ledger") == {"adjustment_amount": Decimal(-1)}
+    bill, out = tmp_path / "log.csv", tmp_path / "pack"
+    bill.write_text(HEAD + "chatcmpl-planted-1,0.005,1000,500,2026-10-10T12:00:00,m\n")
+    assert reconcile(home, bill, "Router", "--dispute", str(out)) == 0
+    evidence = json.loads((out / "evidence.json").read_text())
+    assert evidence["replies"] == [
+        {"request_id": "planted", "attempt_ordinal": 1, "asked_sha256": digests[0], "reply_sha256": digests[1]},
+    ]
+    assert (evidence["month"], evidence["raw_files"]) == (None, {})  # nothing is sealed yet
+    text = "".join(path.read_text() for path in out.rglob("*") if path.is_file())
+    assert "PLANTED" not in text
+    assert "a key of yours" not in text  # what we should do is our own affair
 
 
 HEAD = "request_id,spend,prompt_tokens,completion_tokens,startTime,model\n"

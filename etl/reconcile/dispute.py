@@ -21,6 +21,7 @@ from etl.published import open_ledger
 from etl.receipt import Receipt, load
 from etl.reconcile.page import Page
 from etl.seals import read_seals
+from etl.sources import Sources, read_sources, register
 from etl.table import cell, jsonable
 from schemas.errors import UsageError
 from schemas.home import Home
@@ -35,6 +36,7 @@ ATTEMPT = (
     "ordinal channel sent_model served_model status http_status outcome started_at ended_at charged usage_source input_tokens output_tokens "
     "vendor_charge upstream_request_id response_id service_tier disposition disposition_reason"
 ).split()
+STEP = "place step amount groups rule vendor_total our_total gap currency".split()
 LINE = "attempt_ordinal meter quantity unit_price amount rate_effective_from priced_as".split()
 
 
@@ -55,12 +57,12 @@ def write_pack(home: Home, page: Page, channels: Sequence[str], out: Path) -> Pa
         _lines(aside / "differences.csv", differing)
         wanted = {row["match_id"] for row in differing}
         _lines(aside / "bill_lines.csv", [line for line in page.lines if line["match_id"] in wanted])
-        _json(aside / "waterfall.json", page.as_json()["waterfall"])
+        _json(aside / "waterfall.json", [{name: jsonable(row[name]) for name in STEP} for row in page.waterfall])
         with open_ledger(home) as connection:
             requests = [row["request_id"] for row in page.requests if row["match_id"] in wanted]
             for number, request_id in enumerate(requests, 1):
                 _json(aside / "receipts" / f"{number:06d}.json", _receipt(load(connection, request_id, published=True), channels))
-            evidence = _evidence(home, connection, page, requests)
+            evidence = _evidence(home, connection, page, requests, channels)
         _json(aside / "evidence.json", evidence)
         (aside / "README.txt").write_text(_readme(page, len(differing), len(requests)), encoding="utf-8")
         sums = [
@@ -86,19 +88,57 @@ def _receipt(receipt: Receipt, channels: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _evidence(home: Home, connection: duckdb.DuckDBPyConnection, page: Page, requests: Sequence[str]) -> dict[str, Any]:
-    """Hashes: of the bill as received, of the recorded replies' bodies, and of the month's seal where it is closed."""
+def _evidence(
+    home: Home, connection: duckdb.DuckDBPyConnection, page: Page, requests: Sequence[str], channels: Sequence[str]
+) -> dict[str, Any]:
+    """Hashes: of the bill as received, of what was sent and what came back, of the files that hold it, and of the month's seal.
+
+    What was recorded a moment ago is in no file yet, and its bytes have their hash already.
+    """
+    asked = {"ids": list(requests), "channels": list(channels)}
     recorded = connection.execute(
         "SELECT request_id, receipt_digest FROM ledger WHERE request_id IN (SELECT unnest($ids)) ORDER BY request_id",
         {"ids": list(requests)},
     ).fetchall()
+    tries = connection.execute(
+        "SELECT request_id, ordinal, raw_request_id, raw_ordinal FROM attempts "
+        "WHERE request_id IN (SELECT unnest($ids)) AND channel IN (SELECT unnest($channels)) ORDER BY request_id, ordinal",
+        asked,
+    ).fetchall()
+    sources = read_sources(home)
+    sent, received = _hashes(sources, [raw for _, _, raw, _ in tries])
     seal = next((seal for seal in read_seals(home) if seal.period == page.period), None)
     return {
         "bills": [{name: bill[name] for name in ("account", "file", "sha256")} for bill in page.bills],
         "receipts": [{"request_id": name, "receipt_digest": digest} for name, digest in recorded],
+        "replies": [
+            {
+                "request_id": name,
+                "attempt_ordinal": ordinal,
+                "asked_sha256": sent.get(raw),
+                "reply_sha256": received.get((raw, raw_ordinal)),
+            }
+            for name, ordinal, raw, raw_ordinal in tries
+        ],
         "month": None if seal is None else {"seal": seal.hash, "receipts_root": seal.receipts["root"], "public_key": seal.public_key},
-        "raw_files": {} if seal is None else seal.files,
+        "raw_files": {file.path: file.sha256 for file in sources.named} if seal is None else seal.files,
+        "raw_files_chain": sources.seals[-1].hash if sources.seals else None,
     }
+
+
+def _hashes(sources: Sources, raw: Sequence[str]) -> tuple[dict[str, str | None], dict[tuple[str, int], str | None]]:
+    """SHA-256 of the bytes that the client sent, by request, and of those that the vendor answered, by try."""
+    with duckdb.connect(":memory:") as scratch:
+        register(scratch, sources)
+        asked = {"raw": list(raw)}
+        sent = scratch.execute(
+            "SELECT request_id, max(body_sha256) FROM all_request WHERE request_id IN (SELECT unnest($raw)) GROUP BY request_id", asked
+        ).fetchall()
+        received = scratch.execute(
+            "SELECT request_id, ordinal, max(body_sha256) FROM all_response WHERE request_id IN (SELECT unnest($raw)) GROUP BY request_id, ordinal",
+            asked,
+        ).fetchall()
+    return dict(sent), {(name, ordinal): digest for name, ordinal, digest in received}
 
 
 def _lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -138,7 +178,8 @@ What is in this folder
   bill_lines.csv    the lines of your bill that they are about, as we read them
   receipts/         {receipts} receipts of ours: your own ids, the usage that your replies reported, and the arithmetic at the agreed prices
   waterfall.json    the steps above for machines
-  evidence.json     SHA-256 of your bill as we received it, digests of our receipts, and the seal of the month where it is closed
+  evidence.json     SHA-256 of your bill as we received it, of what we sent and what you answered, of the files that hold both,
+                    digests of our receipts, and the seal of the month where it is closed
   SHA256SUMS        hashes of the files here
 
 Every call was recorded before it was sent and when it ended, at our own proxy; token counts are the usage objects of your
