@@ -31,6 +31,7 @@ from proxy.turns import Way, asked_model, creation, kind_of
 from proxy.upgrade import MAX_MESSAGE_BYTES, Answer, Upgrades, Upstream, offered, own_answer
 
 _INTERNAL_ERROR = 1011
+_WHATEVER_MODEL = (401, 402)  # refusals that hold before a frame has named the model: who asks, and what was spent
 
 
 class _ClientSocket(web.WebSocketResponse[bool]):
@@ -106,7 +107,7 @@ class _Socket:
             return self._refuse(Refusal(400, "bad_upgrade", "this is no valid upgrade to a WebSocket"))
         ways = self._ways(self._exchange.model)
         try:
-            if self._kind == "responses" and not (isinstance(ways, Refusal) and ways.status == 401):
+            if self._kind == "responses" and not (isinstance(ways, Refusal) and ways.status in _WHATEVER_MODEL):
                 return await self._run_from_first_frame()
             if isinstance(ways, Refusal):
                 return self._refuse(ways)

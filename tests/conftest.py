@@ -13,7 +13,7 @@ import pytest
 from schemas.home import Home
 from tests.certs import Authority, Leaf, make_authority
 from tests.clients import Door
-from tests.journey import cases, rows
+from tests.journey import cases, rows, sockets
 from tests.sidecar import Priced, Sidecar, Way, sidecar, write_book
 from tests.upstream import Upstream
 
@@ -55,7 +55,8 @@ def pytest_report_header() -> str:
     found = cases()
     told = Counter(row.table for row in rows())
     shown = ", ".join(f"{count} {table}" for table, count in told.items())
-    return f"golden: {len(found)} cases, {sum(len(case.doors) for case in found)} journeys; rows of the wire with a case: {shown}"
+    ways = sum(len(case.doors) for case in found)
+    return f"golden: {len(found)} cases, {ways} journeys, {len(sockets())} connections; rows of the wire with a case: {shown}"
 
 
 @pytest.fixture(scope="session")

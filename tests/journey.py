@@ -134,6 +134,11 @@ class Row:
     cases: tuple[str, ...]
 
 
+def sockets() -> list[Path]:
+    """Every golden connection's `socket.toml`, in name order; tests/test_golden_sockets.py plays them."""
+    return sorted(FOLDER.glob("*/socket.toml"))
+
+
 def rows() -> list[Row]:
     """Every row of `golden/rows.csv`."""
     with (FOLDER / "rows.csv").open(newline="") as file:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import time
 from collections.abc import AsyncIterator
+from decimal import Decimal
 
 import duckdb
 import httpx2
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from etl.build import build
+from schemas import spend
 from schemas.fingerprint import fingerprint, home_key
 from schemas.home import Home
-from tests.sidecar import Sidecar, Way, seal_all, sidecar, write_book
+from tests.sidecar import Sidecar, Way, recorded, seal_all, sidecar, write_book
 from tests.upstream import Upstream
 
-SECRETS = {name: f"sk-{name}-0123456789abcdef" for name in ("free", "strict", "late", "gone", "stranger")}
+SECRETS = {name: f"sk-{name}-0123456789abcdef" for name in ("free", "strict", "late", "gone", "spent", "stranger")}
 KEYS = {
     "free": 'models = ["other"]',
     "strict": 'models = ["gpt-4o"]\nroutes = ["official"]\nenforce = true',
     "late": "expires = 2026-01-01T00:00:00Z\nenforce = true",
     "gone": "enforce = true\nto = 2026-01-02T00:00:00Z",
+    "spent": 'monthly_limit = "1.00"\nenforce = true',
 }
 
 
@@ -42,6 +49,8 @@ async def guarded(home: Home) -> AsyncIterator[tuple[Upstream, Sidecar]]:
                 for name, rules in KEYS.items()
             )
         )
+        home.ledger.mkdir(exist_ok=True)
+        spend.write(home.spend_file, {("spent", spend.month_of(time.time_ns() // 1000, "UTC")): Decimal("1.00")})
         with sidecar(home, "--no-forward") as running:
             yield upstream, running
 
@@ -77,6 +86,44 @@ async def test_each_refusal_has_its_status_and_leaves_a_row_at_zero(guarded: tup
             "select http_status, status, outcome, final_charge, attempt_count from ledger where status = 'rejected' order by created_at"
         )
         assert rows.fetchall() == [(status, "rejected", "rejected_by_proxy", 0, 0) for _, _, status, _ in refusals]
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "status", "code"),
+    [
+        ("spent", "/responses", 402, "insufficient_quota"),
+        ("spent", "/realtime?model=gpt-4o", 402, "insufficient_quota"),
+        ("strict", "/realtime?model=gpt-4o-mini", 403, "model_not_allowed"),
+        ("late", "/realtime?model=gpt-4o", 401, "expired_api_key"),
+    ],
+)
+async def test_a_socket_is_refused_before_it_opens(guarded: tuple[Upstream, Sidecar], name: str, path: str, status: int, code: str) -> None:
+    """The upgrade's answer says what an HTTP request would hear, nothing goes upstream, and a record says that it was refused."""
+    upstream, running = guarded
+    with pytest.raises(InvalidStatus) as caught:
+        async with connect(
+            running.base_url.replace("http", "ws", 1) + path, additional_headers={"Authorization": f"Bearer {SECRETS[name]}"}, proxy=None
+        ):
+            pass
+    answer = caught.value.response
+    assert (answer.status_code, json.loads(answer.body or b"")["error"]["code"]) == (status, code)
+    assert upstream.seen == []
+    (response,) = recorded(running.home, "response")
+    assert (response["http_status"], response["ending"]) == (status, "refused")
+
+
+async def test_a_model_that_a_key_may_not_use_is_refused_with_the_frame_that_asks_for_it(guarded: tuple[Upstream, Sidecar]) -> None:
+    """A Responses socket names its model after it has opened: an error frame with the status, and the socket closes."""
+    upstream, running = guarded
+    async with connect(
+        running.base_url.replace("http", "ws", 1) + "/responses",
+        additional_headers={"Authorization": f"Bearer {SECRETS['strict']}"},
+        proxy=None,
+    ) as socket:
+        await socket.send('{"type": "response.create", "model": "gpt-4o-mini", "input": "hi"}')
+        told = json.loads(await asyncio.wait_for(socket.recv(), 15))
+    assert (told["type"], told["status"], told["error"]["code"]) == ("error", 403, "model_not_allowed")
+    assert upstream.seen == []
 
 
 @pytest.mark.parametrize("path", ["/../secret", "/%2e%2e/secret", "/./x"])
