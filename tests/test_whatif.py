@@ -9,7 +9,7 @@ import pytest
 
 from schemas.home import Home
 from schemas.records import Record
-from tests.rawdata import BOOK, NOON, SECOND, attempt, broken, built, request, response, usage
+from tests.rawdata import BOOK, NOON, SECOND, attempt, broken, built, request, response, terms, usage
 from tokenledger import run
 
 
@@ -40,5 +40,60 @@ def test_another_rate_file_prices_the_month_again(home: Home, tmp_path: Path, ca
     assert (routed["what_if"], routed["difference"]) == ("0.000942000000", "0.000847800000")
     assert (official["booked"], official["what_if"]) == ("0.000450000000", "0.000450000000")
     assert (home.ledger_file.read_bytes(), (home.book / "rates.csv").read_bytes()) == before
-    assert run(["whatif", "--period", "2026-10", "--route", "routed", "--home", str(home.root)]) == 0
-    assert "official" not in capsys.readouterr().out
+
+
+def test_what_the_routed_channel_really_saved(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """Routed at 0.03 and 0.12 a million, official at 0.15 and 0.60; each reply has 1000 + 500 tokens.
+
+    served   routed: 0.00003 + 0.00006 = 0.00009; on official 0.00045
+    fell     routed fails after 100 + 10 tokens (0.0000042) and 2 s, official serves: 0.0004542; on official 0.00045
+    again    routed fails after 100 tokens (0.000003) and 1 s, routed serves: 0.000093; on official 0.00045
+    lost     routed fails and nothing serves: what official had done nobody knows
+    Booked 0.0006372, on official 0.00135: the prices saved 0.00072, the failures took 0.0000072 of it: 0.0007128. 3 s were added.
+    """
+    records: list[Record] = []
+    for n, name in enumerate(("served", "fell", "again", "lost")):
+        at = NOON + n * 600 * SECOND
+        records += [request(name, at, match_sha256=f"{name:m<64}"[:64]), attempt(name, 1, at, channel="routed")]
+        if name == "served":
+            records += [response(name, 1, at + 4 * SECOND, usage=usage(1000, 500))]
+        else:
+            took = (2 if name == "fell" else 1) * SECOND
+            output = 0 if name == "again" else 10
+            records += [broken(name, 1, at + took, usage=usage(100, output), relayed=name == "lost")]
+        if name in ("fell", "again"):
+            backup = (
+                {"channel": "official", "role": "backup", "reason": "fallback"}
+                if name == "fell"
+                else {"channel": "routed", "reason": "retry"}
+            )
+            records += [attempt(name, 2, at + took, **backup), response(name, 2, at + took + SECOND, usage=usage(1000, 500))]
+    built(home, records)
+    before = home.ledger_file.read_bytes()
+    assert run(["whatif", "--period", "2026-10", "--route", "official", "--home", str(home.root), "--json"]) == 0
+    page = plain_json.loads(capsys.readouterr().out)
+    (moved,) = page["moved"]
+    assert (moved["first_channel"], moved["requests"], moved["compared"]) == ("routed", 4, 3)
+    assert (moved["not_known"], moved["not_known_booked"]) == (1, "0.000004200000")
+    assert (moved["failed_tries"], moved["retries"], moved["fallbacks"]) == (2, 1, 1)
+    assert (moved["booked"], moved["on_route"]) == ("0.000637200000", "0.001350000000")
+    assert (moved["price_saved"], moved["failed_cost"], moved["saved"]) == ("0.000720000000", "0.000007200000", "0.000712800000")
+    assert (moved["added_ms"], moved["p50_ms"], moved["route_p50_ms"]) == (3000, 3000, 3000)
+    assert home.ledger_file.read_bytes() == before
+    # nothing of the model goes to a pool: nothing is compared
+    assert run(["whatif", "--period", "2026-10", "--route", "pool", "--home", str(home.root)]) == 0
+    assert "booked 0.000000000000, on the route pool 0.000000000000" in capsys.readouterr().out
+    assert "channels" not in page
+
+
+def test_the_terms_of_the_other_route_hold_there(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """On official a factor of 2 and at least 2000 input tokens: 2000 x 0.0000003 + 500 x 0.0000012 = 0.0012; booked on routed 0.00009."""
+    records: list[Record] = [
+        request("r1"),
+        attempt("r1", 1, NOON, channel="routed"),
+        response("r1", 1, NOON + SECOND, usage=usage(1000, 500)),
+    ]
+    built(home, records, terms=terms("official * * multiplier 2", "official * input minimum 2000"))
+    assert run(["whatif", "--period", "2026-10", "--route", "official", "--home", str(home.root), "--json"]) == 0
+    (moved,) = plain_json.loads(capsys.readouterr().out)["moved"]
+    assert (moved["booked"], moved["on_route"]) == ("0.000090000000", "0.001200000000")

@@ -189,6 +189,23 @@ class Pricer:
             if rate.marginal and rate.meter in chain(meter) and rate.in_force(at)
         }
 
+    def elsewhere(self, one: Try, channel: str, model: str) -> Try:
+        """The same measured units sent to another channel's model, with what the terms there add; its allowances are not counted.
+
+        Which region the other channel would have used is not known: none in particular.
+        """
+        lines: list[ChargeLine] = []
+        target = replace(one, channel=channel, model=model, region=None, lines=())
+        for meter in sorted({line.meter for line in one.lines} - NOT_PRICED):
+            measured = sum(line.quantity for line in one.lines if line.meter == meter and not line.is_added)
+            lines.append(ChargeLine(meter, measured, ZERO, model))
+            least = self.term(target, meter, "minimum", one.created_at)
+            step = self.term(target, meter, "step", one.created_at)
+            short = max(int(least.value) - measured, 0) if least else 0
+            up = -(measured + short) % int(step.value) if step else 0
+            lines += [ChargeLine(meter, more, ZERO, model, slot) for slot, more in (("minimum", short), ("step", up)) if more]
+        return replace(target, lines=tuple(lines))
+
     # ---- what can be asked ----
 
     def tiers(self, one: Try) -> tuple[str | None, ...]:
