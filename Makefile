@@ -89,6 +89,10 @@ test-peers: .venv/.stamp .venv-peers/.stamp ## tests against somebody else's ser
 soak: .venv/.stamp ## thousands of random histories of the books, for hours
 	@.venv/bin/pytest -m soak
 
+.PHONY: bench
+bench: .venv/.stamp ## a generated month copied, built and built again, as a ratio; QUICK=1 for a small one
+	@.venv/bin/python -m bench.ledger --requests $(if $(QUICK),100000,1000000)
+
 .PHONY: lock
 lock: ## compile the locks again from pyproject.toml and requirements/*.in; newest versions with UPGRADE=--upgrade
 	@tool=$$(mktemp -d); trap 'rm -rf "$$tool"' EXIT; \
