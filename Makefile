@@ -86,7 +86,7 @@ test-peers: .venv/.stamp .venv-peers/.stamp ## tests against somebody else's ser
 	@touch $@
 
 .PHONY: soak
-soak: .venv/.stamp ## thousands of random histories of the books, for hours
+soak: .venv/.stamp ## every fault at every call, a thousand kills, and thousands of random histories of the books, for hours
 	@.venv/bin/pytest -m soak
 
 .PHONY: bench

@@ -60,6 +60,14 @@ class BuildRunningError(LedgerError):
         super().__init__(f"another build of {home.root} is running", "wait until it is done, then run `tokenledger ledger` again")
 
 
+class NotWrittenError(LedgerError):
+    """The disk did not take what was written."""
+
+    def __init__(self, home: Home, words: str) -> None:
+        cure = "make room there, or mend the disk, and run `tokenledger ledger` again; what was published and sealed before is unchanged"
+        super().__init__(f"{home.ledger} could not be written: {words.splitlines()[0]}", cure)
+
+
 @dataclass(frozen=True, slots=True)
 class BuildResult:
     """What a build published."""
@@ -91,7 +99,7 @@ def build(
 ) -> BuildResult:
     """Build everything recorded and publish it; the old ledger stays on any failure. `as_of` stands for the clock (register_book).
 
-    Raises BookError, ManifestError, SealBroken, BuildRunningError or CheckFailed.
+    Raises BookError, ManifestError, SealBroken, BuildRunningError, NotWrittenError or CheckFailed.
     """
     with lock(home) as spill_to:
         return build_locked(home, spill_to, as_of=as_of, progress=progress, threads=threads, memory_limit=memory_limit)
@@ -185,7 +193,7 @@ def _result(connection: duckdb.DuckDBPyConnection, path: Path, book: Book, sourc
 
 @contextmanager
 def lock(home: Home) -> Iterator[Path]:
-    """Hold the home's build lock; gives a folder to spill into, gone afterwards. Raises BuildRunningError."""
+    """Hold the home's build lock; gives a folder to spill into, gone afterwards. Raises BuildRunningError and NotWrittenError."""
     durable.make_folder(home.ledger)
     spill_to = home.ledger / ".spill"
     descriptor = os.open(home.ledger / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -198,6 +206,8 @@ def lock(home: Home) -> Iterator[Path]:
             left.unlink()
         yield spill_to
         shutil.rmtree(spill_to, ignore_errors=True)
+    except duckdb.IOException as error:
+        raise NotWrittenError(home, str(error)) from None
     finally:
         os.close(descriptor)
 

@@ -59,6 +59,19 @@ def pytest_report_header() -> str:
     return f"golden: {len(found)} cases, {ways} journeys, {len(sockets())} connections; rows of the wire with a case: {shown}"
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One table of what was survived and found: every number that a test recorded under `trust: `."""
+    numbers: Counter[str] = Counter()
+    for report in terminalreporter.getreports("passed"):
+        for name, number in report.user_properties:
+            if name.startswith("trust: "):
+                numbers[name.removeprefix("trust: ")] += int(str(number))
+    if numbers:
+        terminalreporter.section("trust")
+        for name, number in sorted(numbers.items()):
+            terminalreporter.write_line(f"{number:>8,}  {name}")
+
+
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """The private root that every test's vendor is certified by."""

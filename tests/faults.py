@@ -10,7 +10,6 @@ size of files, which the kernel enforces.
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import shutil
@@ -130,6 +129,8 @@ class Site:
         if call in SYNCS and path in self.failed_syncs:
             os.write(2, f"synced again after it failed: {path}\n".encode())
             os._exit(70)
+        if call == "unlink":
+            self.failed_syncs.discard(path)  # another file may have the name from here on
         self.count += 1
         self.names.append(call)
         if self.at and (self.count == self.at or (self.for_good and self.count > self.at)):
@@ -201,6 +202,3 @@ def in_fork(work: Callable[[], None], fault: Callable[[], None]) -> tuple[int, s
         words = pipe.read()
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status), words
-
-
-ERRORS = (errno.EIO, errno.ENOSPC, errno.EMFILE)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import random
+import resource
+import signal
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from etl.build import BuildRunningError, build
+from etl.build import BuildRunningError, NotWrittenError, build
 from etl.sources import months, offsets
 from schemas.home import Home
 from schemas.instants import parse_instant
@@ -296,3 +298,20 @@ def test_a_span_within_one_month_has_one_month() -> None:
     """February 2028 has 29 days."""
     low = parse_instant("2028-02-29T12:00:00Z")
     assert [(row["period"], str(row["ends_at"])) for row in months("UTC", low, low)] == [("2028-02", "2028-03-01 00:00:00")]
+
+
+def test_a_disk_that_takes_no_more_is_told_and_changes_nothing(home: Home) -> None:
+    """The command ends with one line and its cure, and readers go on with the ledger that was published before."""
+    built(home, call("n1"))
+    spool(home, call("n2"), writer="w2")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    kept = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+    try:
+        with pytest.raises(NotWrittenError, match="could not be written"):
+            build(home)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, kept)
+    assert [row["request_id"] for row in rows(home, "SELECT request_id FROM ledger")] == ["n1"]
+    assert build(home).requests == 2
