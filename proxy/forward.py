@@ -16,9 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import h11
 import mitmproxy.proxy.layers.http._http1 as mitm_http1
 import mitmproxy.proxy.layers.http._http2 as mitm_http2
 import mitmproxy.proxy.layers.websocket as mitm_websocket
+from h11._readers import ChunkedReader  # mitmproxy reads with it, and has no public name for it either
+from h11._receivebuffer import ReceiveBuffer
 from mitmproxy import http, options
 from mitmproxy.addons import core, next_layer, proxyserver, tlsconfig
 from mitmproxy.master import Master
@@ -250,6 +253,7 @@ class ForwardDoor:
         opts.update(connection_strategy="lazy", validate_inbound_headers=True)
         # mitmproxy answers an upstream that is down with a page for people, and has no option for it.
         mitm_http1.make_error_response = _error_response
+        mitm_http1.ChunkedReader = _BodyOfChunks  # type: ignore[attr-defined]  # it knows no trailers, and would cut the message off at them
         mitm_websocket.WebsocketLayer = forward_ws.ByteRelay  # type: ignore[misc, assignment]  # nor for its way with frames
         mitm_http2.format_error = answers.upstream_failed  # type: ignore[attr-defined]  # it is imported there, not exported
         if not await self._servers.setup_servers() or not self._servers.listen_addrs():
@@ -275,6 +279,14 @@ class ForwardDoor:
                 if transport.handler is not None:
                     transport.handler.cancel("the proxy stops")
         await self._master.done()
+
+
+class _BodyOfChunks(ChunkedReader):
+    """A chunked body without its trailers, which an intermediary may discard (RFC 9110, section 6.5.1): the next hop may know none."""
+
+    def __call__(self, buf: ReceiveBuffer) -> h11.Data | h11.EndOfMessage | None:
+        event = super().__call__(buf)
+        return h11.EndOfMessage() if isinstance(event, h11.EndOfMessage) else event
 
 
 def _error_response(status_code: int, message: str = "") -> bytes:
