@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from schemas.bookfile import BookError, Problem, closest, shown
 from schemas.errors import UsageError
-from schemas.meters import BY_NAME, METERS
+from schemas.meters import BY_NAME, METERS, chain
 from schemas.rates import Rate
 
 FOLDER = Path(__file__).parent / "tables"
@@ -167,13 +167,6 @@ def _meters() -> pa.Table:
 
 
 def _chains() -> pa.Table:
-    """Each meter with itself at depth 0, the meter it lies inside at 1, and so on outwards."""
-    rows = []
-    for meter in METERS:
-        name: str | None = meter.name
-        depth = 0
-        while name is not None:
-            rows.append({"meter": meter.name, "priced_as": name, "depth": depth})
-            name = BY_NAME[name].inside
-            depth += 1
+    """Each meter with itself at depth 0, and from 1 those whose price it has where it has none of its own, the nearest first."""
+    rows = [{"meter": meter.name, "priced_as": name, "depth": depth} for meter in METERS for depth, name in enumerate(chain(meter.name))]
     return pa.Table.from_pylist(rows, pa.schema([("meter", TEXT), ("priced_as", TEXT), ("depth", NUMBER)]))

@@ -205,7 +205,7 @@ def line_notes(receipt: Receipt) -> Iterable[str]:
     yield f"sum of these lines: {plain(total)} {cell(receipt.facts['currency'])}"
     for line in receipt.lines:
         if line.priced_as not in (None, line.meter):
-            yield f"{line.meter} has no price of its own and lies inside {line.priced_as}, whose price counts"
+            yield f"{line.meter} has no price of its own; that of {line.priced_as} counts"
     for rate in receipt.rates:
         yield (
             f"rate {rate.rate_id}: {cell(rate.book)} book, rates.csv line {rate.line}, {cell(rate.channel)} {cell(rate.model)} "

@@ -201,7 +201,7 @@ CHARGES = _table(
         ),
     ),
     ("rate_effective_from", INSTANT, "from when that row counts"),
-    ("priced_as", TEXT, "the meter whose price was used: the meter itself, or the one it lies inside"),
+    ("priced_as", TEXT, "the meter whose price was used: the meter itself, or the nearest one that stands for it"),
     ("list_unit_price", UNIT_PRICE, "the list price of one unit, null if there is none"),
     ("list_amount", AMOUNT, "quantity x list_unit_price"),
     ("list_rate_id", TEXT, "the row of rates.csv that set the list price"),

@@ -2,7 +2,8 @@
 
 Usage lines partition the total: a meter's own quantity is what the vendor reported for it less what was reported for
 the meters inside it, so each token is counted once. A meter without a rate of its own is priced as the meter it lies
-inside: a vendor that publishes no cached or reasoning price bills those tokens as plain input or output.
+inside: a vendor that publishes no cached or reasoning price bills those tokens as plain input or output. Between the two
+stand the meters of BEFORE: one price for what is written to a cache or read from it holds for every kind of it.
 (LiteLLM's and genai-prices' published rules for absent cache and reasoning rates say the same.)
 """
 
@@ -19,7 +20,7 @@ class Meter:
     name: str
     unit: str
     family: str  # input | output | other: which ledger total its quantity belongs to
-    inside: str | None  # the meter that contains it, and whose price applies where it has none of its own
+    inside: str | None  # the meter that contains it, and whose price applies where it and those of BEFORE have none
     optional: bool  # true: it costs only where a rate row names it, so its absence is not a missing price
     doc: str
 
@@ -79,8 +80,16 @@ _VARIANTS = (
 METERS: tuple[Meter, ...] = _PLAIN + _VARIANTS
 BY_NAME: dict[str, Meter] = {meter.name: meter for meter in METERS}
 
+# Whose price a meter without one of its own has before it is looked for farther out.
+BEFORE: dict[str, tuple[str, ...]] = {
+    "cache_write_30m": ("cache_write_5m",),
+    "cache_write_1h": ("cache_write_5m",),
+    "cached_audio_input": ("audio_input", "cached_input"),
+    "cached_image_input": ("image_input", "cached_input"),
+}
+
 
 def chain(meter: str) -> tuple[str, ...]:
-    """The meter, the one it lies inside, and so on outwards."""
+    """The meters whose price a meter may have, the nearest first: itself, those of BEFORE, the one it lies inside, and so on outwards."""
     inside = BY_NAME[meter].inside
-    return (meter, *(chain(inside) if inside else ()))
+    return tuple(dict.fromkeys((meter, *BEFORE.get(meter, ()), *(chain(inside) if inside else ()))))

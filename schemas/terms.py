@@ -1,8 +1,8 @@
 """terms.csv: what a contract says beside its prices, dated: a multiplier, a least quantity, a step, a free allowance.
 
-A row applies where its channel, model and meter do; `*` is any, and a meter stands for those inside it too. Of the rows of
-one term that apply at the instant the request began, the most specific wins: a named channel, then a named model, then the
-meter that is nearest. Terms are worked in this order, for each meter of each try:
+A row applies where its channel, model and meter do; `*` is any, and a meter stands for those too that have its price where
+they have none of their own. Of the rows of one term that apply at the instant the request began, the most specific wins: a
+named channel, then a named model, then the meter that is nearest. Terms are worked in this order, for each meter of each try:
   minimum          the least quantity that is billed;
   step             the quantity is rounded up to a multiple of it;
   allowance_day,   so much is free in each calendar day or month of the vendor's zone, counted in the order in which the
@@ -212,21 +212,30 @@ def _meets(term: Term, rate: Rate) -> bool:
     """Whether some use has both this multiplier and this price, if nothing more specific has a say."""
     channel = ANY in (term.channel, rate.channel) or term.channel == rate.channel
     model = ANY in (term.model, rate.model) or term.model == rate.model
-    return channel and model and (term.meter == ANY or term.meter in chain(rate.meter) or rate.meter in chain(term.meter))
+    return channel and model and _outermost(term, rate) is not None
+
+
+def _outermost(term: Term, rate: Rate) -> str | None:
+    """Of the meters that may have this price and this multiplier, the one that all the others lie farther in than."""
+    if term.meter == ANY:
+        return rate.meter
+    both = [meter for meter in BY_NAME if {term.meter, rate.meter} <= set(chain(meter))]
+    return min(both, key=lambda meter: len(chain(meter)), default=None)
 
 
 def _outranked(term: Term, rate: Rate, multipliers: Iterable[Term]) -> bool:
     """Whether more specific multipliers take every use that would have this one and the price."""
     channel = rate.channel if term.channel == ANY else term.channel
     model = rate.model if term.model == ANY else term.model
-    inner = rate.meter if term.meter == ANY else max(rate.meter, term.meter, key=lambda meter: len(chain(meter)))
+    outermost = _outermost(term, rate)
+    assert outermost is not None
     covering = [
         other
         for other in multipliers
         if other.rank > term.rank
         and other.channel in (ANY, channel)
         and other.model in (ANY, model)
-        and (other.meter == ANY or other.meter in chain(inner))
+        and (other.meter == ANY or other.meter in chain(outermost))
     ]
     begin = max(term.effective_from, rate.effective_from)
     ends = [end for end in (term.effective_to, rate.effective_to) if end is not None]

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
+import orjson
 import pytest
 
 from schemas.bookfile import BookError
@@ -394,6 +395,40 @@ def test_a_meters_own_price_beats_that_of_the_meter_around_it(home: Home) -> Non
     seen = usage(1000, 0, prompt_tokens_details={"cached_tokens": 400})
     built(home, _asked("r1", NOON, "mixed", seen), rates=rates)
     assert final_charges(home) == {"r1": Decimal("0.00124")}
+
+
+def test_what_is_written_for_longer_has_the_price_of_what_is_written(home: Home) -> None:
+    """A vendor with one price of writing to its cache, 1.25 beside 1: 100 x 0.000001 + (300 + 700 for an hour) x 0.00000125 = 0.00135."""
+    rates = more_rates("official keeper input 1", "official keeper cache_write_5m 1.25", "official keeper output 5")
+    written = {"cache_creation_input_tokens": 1000, "cache_creation": {"ephemeral_5m_input_tokens": 300, "ephemeral_1h_input_tokens": 700}}
+    seen = (UsageSeen("usage", orjson.dumps({"input_tokens": 100, "output_tokens": 0, **written}).decode(), 1),)
+    asked = request("r1", NOON, path="/v1/messages", api_model="keeper")
+    built(home, [asked, attempt("r1", sent_model="keeper"), response("r1", usage=seen)], rates=rates)
+    assert final_charges(home) == {"r1": Decimal("0.00135")}
+
+
+@pytest.mark.parametrize(("audio", "charge"), [(None, "0.00046"), ("3", "0.00182")])
+def test_cached_audio_without_a_price_of_its_own(home: Home, audio: str | None, charge: str) -> None:
+    """500 tokens of a prompt are audio, 400 of them cached, 200 are cached text, 300 neither; input is 1 and what is cached 0.1.
+
+    Where audio costs what text costs, (100 + 300) x 0.000001 + (400 + 200) x 0.0000001 = 0.0004 + 0.00006 = 0.00046.
+    Where audio is 3, what is cached of it is not guessed to be cheap: 300 x 0.000001 + 500 x 0.000003 + 200 x
+    0.0000001 = 0.0003 + 0.0015 + 0.00002 = 0.00182.
+    """
+    rates = more_rates(
+        *("official ear input 1", "official ear cached_input 0.1"), *([f"official ear audio_input {audio}"] if audio else [])
+    )
+    told = {
+        "promptTokenCount": 1000,
+        "cachedContentTokenCount": 600,
+        "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 500}, {"modality": "AUDIO", "tokenCount": 500}],
+        "cacheTokensDetails": [{"modality": "TEXT", "tokenCount": 200}, {"modality": "AUDIO", "tokenCount": 400}],
+        "totalTokenCount": 1000,
+    }
+    seen = (UsageSeen("usageMetadata", orjson.dumps(told).decode(), 1),)
+    asked = request("r1", NOON, path="/v1beta/models/ear:generateContent", api_model="ear")
+    built(home, [asked, attempt("r1", sent_model="ear"), response("r1", usage=seen)], rates=rates)
+    assert final_charges(home) == {"r1": Decimal(charge)}
 
 
 @pytest.mark.parametrize("condition", ["tier=flex", "hours=22:00-06:00", "days=sat", "region=us", "endpoint=responses"])

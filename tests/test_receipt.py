@@ -253,7 +253,7 @@ def test_the_arithmetic_stands_line_by_line(home: Home) -> None:
     assert "sum of these lines: 0.001775000000 USD" in text
     assert "rates.csv line 3, openai gpt-5 cached_input, 0.125 USD per 1000000" in text
     assert "source: https://example.com/pricing; read on 2026-07-05" in text
-    assert "reasoning has no price of its own and lies inside output" in text
+    assert "reasoning has no price of its own; that of output counts" in text
     assert "unrelated" not in text
 
 

@@ -1,5 +1,5 @@
 -- One row is one distinct question "what does this meter cost there and then" and a stretch of a prompt, with the winning row of the
--- price book and of the list book. A meter without a price of its own has that of the meter it lies inside; among the rows that
+-- price book and of the list book. A meter without a price of its own has that of the nearest meter that stands for it (meter_chain); among the rows that
 -- apply, the most specific wins. The stretch is the whole prompt, but where marginal rows cut it: such a row applies to the tokens
 -- from its limit on. Beside the prices stand the terms of the contract that apply.
 -- A unit price is that of the row, times the contract's multiplier (own_unit_price, exact), in the book's currency: where the row
@@ -71,7 +71,7 @@ answers as (
         or r.weekdays like '%' || substr('montuewedthufrisatsun', cast(1 + 3 * (q.week_minute // 1440) as integer), 3) || '%')
 ),
 agreed as (
-    -- a meter stands for those inside it too; the nearest one wins, and any (*) is farthest
+    -- a meter stands for those that would have its price too; the nearest one wins, and any (*) is farthest
     select
         q.question, t.slot, t.term_id, t.term, t.multiplier, t.quantity, t.pool, t.effective_from,
         row_number() over (
