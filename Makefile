@@ -76,7 +76,7 @@ check: .venv/.stamp ## formatting, lint, types, import floors
 	if [ $$failed -eq 0 ]; then echo "check: formatting, lint, types and import floors hold"; else echo "check: failed" >&2; exit 1; fi
 
 .PHONY: test-peers
-test-peers: .venv/.stamp .venv-peers/.stamp ## tests against somebody else's server, installed in an environment of its own
+test-peers: .venv/.stamp .venv-peers/.stamp ## tests against others' server and price arithmetic, installed in an environment of its own
 	@.venv/bin/pytest -m peers
 
 .venv-peers/.stamp: requirements/peers.txt
