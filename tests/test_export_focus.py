@@ -39,6 +39,7 @@ COMMON = {
     "PricingUnit": "Tokens",
     "ServiceCategory": "AI and Machine Learning",
     "ServiceName": "Model inference",
+    "ServiceSubcategory": "Generative AI",
     "SkuId": "official/m",
     "SkuMeter": "input",
     "SkuPriceDetails": '{"x_Meter": "input"}',
@@ -93,6 +94,9 @@ BREAKS = (
     (1, "ChargeClass", "Refund", "is one of Correction"),
     (1, "ChargeDescription", "N/A", "written as nothing"),
     (1, "ServiceCategory", "LLM", "is one of AI and Machine Learning"),
+    (1, "ServiceCategory", "Storage", "subcategory-has-one-parent"),
+    (1, "ServiceSubcategory", "Data Warehouses", "subcategory-has-one-parent"),
+    (1, "ServiceSubcategory", "LLM", "is one of AI Platforms"),
     (1, "Tags", "team=blue", "is of type json"),
     (1, "PricingQuantity", "", "purchase-or-usage-has-quantity"),
     (1, "PricingUnit", "", "purchase-or-usage-has-unit"),
@@ -151,6 +155,19 @@ def test_the_tables_speak_of_columns_that_there_are() -> None:
         names = {column.name for column in columns_of(version)}
         assert sum(column.level == "mandatory" for column in columns_of(version)) == 21
         assert {rule.column for rule in rules()} | {name for rule in rules() for name, _, _ in rule.when} <= names
+
+
+def test_every_subcategory_has_one_parent() -> None:
+    """Each allowed value stands under one category, and each category has its own `Other`."""
+    allowed = {column.name: column.allowed for column in columns_of("1.4")}
+    parents = {
+        value: rule.must for rule in rules() if rule.name == "subcategory-has-one-parent" for _, _, values in rule.when for value in values
+    }
+    assert parents.keys() == set(allowed["ServiceSubcategory"])
+    assert len(allowed["ServiceSubcategory"]) == len(parents)
+    assert {f"is {category}": f"Other ({category})" for category in allowed["ServiceCategory"]} == {
+        must: value for value, must in parents.items() if value.startswith("Other (")
+    }
 
 
 # ---- the command ----

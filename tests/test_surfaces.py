@@ -60,21 +60,16 @@ FACTS: Mapping[str, str] = {
     "adjustment_reason": "goodwill for the wait",
 }
 ALL = frozenset(FACTS)
+# What double entry has of a request: the books of money, not the log.
+BOOKED = "request_id final_charge balance_bucket backup_channel wallet_entry_id adjustment_amount adjustment_reason".split()
 # What each surface that is not about the whole request tells of it; every other surface tells all.
 TELLS: Mapping[str, frozenset[str]] = {
     "wallet statement": frozenset(
         "request_id final_charge balance_bucket wallet_entry_id adjustment_amount adjustment_reason".split(),
     ),
     "reconciliation": frozenset({"request_id", "final_charge", "backup_channel"}),
-    "export focus": frozenset(
-        (
-            "request_id user_id project api_key_label public_model upstream_model route backup_channel input_tokens output_tokens "
-            "input_price_per_mtok output_price_per_mtok final_charge balance_bucket adjustment_amount adjustment_reason"
-        ).split()
-    ),
-    "export beancount": frozenset("request_id final_charge balance_bucket backup_channel adjustment_amount adjustment_reason".split()),
-    "export hledger": frozenset("request_id final_charge balance_bucket backup_channel adjustment_amount adjustment_reason".split()),
-    "export otlp": ALL - {"input_price_per_mtok", "output_price_per_mtok", "wallet_entry_id", "adjustment_amount", "adjustment_reason"},
+    "export beancount": frozenset(BOOKED),
+    "export hledger": frozenset(BOOKED),
 }
 MILLION = 1_000_000
 
@@ -225,13 +220,20 @@ def _focus(path: Path) -> dict[str, str]:
         "public_model": line["x_PublicModel"],
         "upstream_model": json.loads(line["SkuPriceDetails"])["x_Model"],
         "route": line["x_Route"],
-        "backup_channel": line["ServiceProviderName"],
+        "backup_channel": line["x_BackupChannel"],
         "input_tokens": usage_of["input"]["ConsumedQuantity"],
         "output_tokens": usage_of["output"]["ConsumedQuantity"],
         "input_price_per_mtok": f"{per_million['input']:f}",
         "output_price_per_mtok": f"{per_million['output']:f}",
         "final_charge": f"{sum((Decimal(found['EffectiveCost']) for found in usage_of.values()), Decimal(0)):f}",
         "balance_bucket": line["x_BalanceBucket"],
+        "wallet_entry_id": line["x_WalletEntryId"],
+        "created_at": line["x_CreatedAt"],
+        "api_model": line["x_ApiModel"],
+        "primary_channel": line["x_PrimaryChannel"],
+        "retry_count": line["x_RetryCount"],
+        "fallback_count": line["x_FallbackCount"],
+        "failed_request_policy": line["x_FailedRequestPolicy"],
         "adjustment_amount": f"{-Decimal(fix['EffectiveCost']):f}",
         "adjustment_reason": fix["x_Reason"],
     }
@@ -251,7 +253,13 @@ def _beancount(path: Path) -> dict[str, str]:
     charge, fix = (entry for entry in entries if isinstance(entry, data.Transaction) and entry.meta.get("request-id") == "r1")
     legs = [(leg.account, leg.units.number) for leg in charge.postings if leg.units is not None and leg.units.number is not None]
     (gained,) = (leg.units.number for leg in fix.postings if leg.units is not None and leg.account.startswith("Assets:"))
-    told = {"request_id": charge.meta["request-id"], "adjustment_amount": f"{gained:f}", "adjustment_reason": fix.meta["reason"]}
+    (entry_id,) = (leg.meta["entry-id"] for leg in charge.postings if leg.meta and leg.account.startswith("Assets:Wallet:"))
+    told = {
+        "request_id": charge.meta["request-id"],
+        "wallet_entry_id": entry_id,
+        "adjustment_amount": f"{gained:f}",
+        "adjustment_reason": fix.meta["reason"],
+    }
     return told | _postings(legs)
 
 
@@ -260,7 +268,10 @@ def _hledger(path: Path) -> dict[str, str]:
     legs = [[(m[1], Decimal(m[2])) for m in re.finditer(r"^ +([A-Z]\S+) +(-?[\d.]+) USD", block, re.MULTILINE)] for block in blocks]
     (reason,) = re.findall(r"; reason: (.*)", blocks[1])
     (gained,) = (amount for name, amount in legs[1] if name.startswith("Assets:"))
-    return {"request_id": "r1", "adjustment_amount": f"{gained:f}", "adjustment_reason": reason} | _postings(legs[0])
+    (entry_id,) = re.findall(r"^ +Assets:Wallet:.*; entry_id: (\S+)$", blocks[0], re.MULTILINE)
+    return {"request_id": "r1", "wallet_entry_id": entry_id, "adjustment_amount": f"{gained:f}", "adjustment_reason": reason} | _postings(
+        legs[0]
+    )
 
 
 def _otlp(path: Path) -> dict[str, str]:
@@ -274,7 +285,7 @@ def _otlp(path: Path) -> dict[str, str]:
         "output_tokens": known["gen_ai.usage.output_tokens"],
         "created_at": FACTS["created_at"] if int(root["startTimeUnixNano"]) == NOON * 1000 else "another instant",
     }
-    return elsewhere | {name: known[f"tokenledger.{name}"] for name in TELLS["export otlp"] - elsewhere.keys()}
+    return elsewhere | {name: known[f"tokenledger.{name}"] for name in ALL - elsewhere.keys()}
 
 
 READ: Mapping[str, Callable[[Path], dict[str, str]]] = {

@@ -44,7 +44,11 @@ def write(source: Source, path: Path) -> Written:
 
 
 def _postings(legs: tuple[Leg, ...]) -> str:
-    return "".join(f"  {account}  {amount} {currency}\n" for account, amount, currency in in_columns(legs))
+    lines = zip(in_columns(legs), legs, strict=True)
+    return "".join(
+        f"  {account}  {amount} {currency}\n" + (f"    entry-id: {text(leg.entry_id)}\n" if leg.entry_id else "")
+        for (account, amount, currency), leg in lines
+    )
 
 
 def text(value: str) -> str:

@@ -51,6 +51,7 @@ class Leg:
     account: str  # as the chart names it
     amount: Decimal
     currency: str
+    entry_id: str = ""  # the ledger's name for the posting; a balance has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def _part(raw: str) -> str:
 
 _FACTS = ("posted_at", "kind", "request_id", "reference", "reason", "service_at")
 _ENTRIES = f"""
-    SELECT transaction_id, strftime(posted_at, '{INSTANT}') AS posted_at, account, amount, currency, kind, request_id, reference, reason,
+    SELECT transaction_id, entry_id, strftime(posted_at, '{INSTANT}') AS posted_at, account, amount, currency, kind, request_id, reference, reason,
         strftime(service_at, '{INSTANT}') AS service_at
     FROM journal WHERE period = $period AND {{piece}} ORDER BY journal.posted_at, transaction_id, entry_id
 """
@@ -165,7 +166,7 @@ def _entries(source: Source, first: date, last: date) -> Iterator[Entry]:
             transaction_id=transaction_id,
             day=min(max(posted, first), last),  # a month of another zone begins or ends on a neighbouring UTC day
             facts=tuple((name, rows[0][name]) for name in _FACTS if rows[0][name] is not None),
-            legs=tuple(Leg(account_name(row["account"]), row["amount"], row["currency"]) for row in rows),
+            legs=tuple(Leg(account_name(row["account"]), row["amount"], row["currency"], row["entry_id"]) for row in rows),
         )
 
 
@@ -180,7 +181,7 @@ def written(source: Source, legs: int) -> Written:
     ):
         currency = row.pop("currency")
         control[currency] = {name: plain(value) if isinstance(value, Decimal) else value for name, value in row.items()}
-    return Written("journal", legs, control, ("account", "amount", "currency", "transaction_id", *_FACTS))
+    return Written("journal", legs, control, ("account", "amount", "currency", "transaction_id", "entry_id", *_FACTS))
 
 
 def in_columns(legs: Iterable[Leg]) -> Iterator[tuple[str, str, str]]:

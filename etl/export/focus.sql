@@ -18,12 +18,17 @@ requests as (
 tries as (
     select * from attempts where request_id in (select request_id from requests)
 ),
+paid as (
+    -- the wallet's entry of each try; its reference is the try, after a word on the month where it came late
+    select request_id, entry_id, regexp_replace(reference, '^late:[0-9]{4}-[0-9]{2}:', '') as tried
+    from journal where kind = 'charge' and account like 'wallet:%' and request_id in (select request_id from requests)
+),
 lines as (
     select
         r.*, c.attempt_ordinal, c.meter, c.quantity, c.unit_price, c.amount, c.rate_id, c.list_unit_price, c.list_amount,
         u.unit, coalesce(a.channel, r.primary_channel, 'tokenledger') as channel,
         coalesce(c.model, a.sent_model, r.api_model, 'unknown') as sku_model, a.served_model as answered_model,
-        coalesce(a.bucket, r.balance_bucket) as bucket,
+        coalesce(a.bucket, r.balance_bucket) as bucket, w.entry_id as paid_by,
         date_trunc('second', coalesce(a.started_at, r.created_at)) as began,
         date_trunc('second', coalesce(a.ended_at, a.started_at, r.created_at)) + interval 1 second as ended,
         p.service_tier, p.min_input_tokens, p.hours, p.weekdays, p.region, p.endpoint as priced_endpoint,
@@ -34,6 +39,7 @@ lines as (
     left join model_prices p on c.rate_id = p.rate_id
     left join price_terms t on c.rate_id = t.term_id
     left join units u on c.meter = u.meter
+    left join paid w on a.request_id = w.request_id and a.raw_request_id || '/' || a.raw_ordinal = w.tried
     where coalesce(a.disposition, 'charged') = 'charged'
 ),
 usage_rows as (
@@ -56,7 +62,9 @@ usage_rows as (
         case when l.meter not in ('rounding', 'conversion') then l.sku_model end as sku_model,
         l.wallet, l.project, l.currency, l.tags, l.starts_at, l.ends_at, l.request_id, l.attempt_ordinal, cast(null as varchar) as entry_id,
         l.run_id, l.user_id, l.api_key_label, l.public_model, l.answered_model, l.route, l.bucket, l.rate_id, l.list_unit_price, l.status,
-        cast(null as varchar) as reason, l.created_at as placed_at
+        cast(null as varchar) as reason, l.created_at as placed_at,
+        l.created_at, l.api_model, l.primary_channel, l.backup_channel, l.retry_count, l.fallback_count, l.failed_request_policy,
+        l.paid_by
     from lines l
     left join prepaid b on 'wallet:' || l.wallet || ':' || l.bucket = b.account
 ),
@@ -103,7 +111,10 @@ entry_rows as (
         case when category = 'Purchase' then 'credit' end as meter, cast(null as varchar) as sku_model,
         wallet, project, currency, tags, starts_at, ends_at, request_id, cast(null as integer) as attempt_ordinal, entry_id,
         run_id, user_id, cast(null as varchar) as api_key_label, cast(null as varchar) as public_model, cast(null as varchar) as answered_model,
-        cast(null as varchar) as route, bucket, cast(null as varchar) as rate_id, null as list_unit_price, cast(null as varchar) as status, reason, posted_at as placed_at
+        cast(null as varchar) as route, bucket, cast(null as varchar) as rate_id, null as list_unit_price, cast(null as varchar) as status, reason, posted_at as placed_at,
+        cast(null as timestamp) as created_at, cast(null as varchar) as api_model, cast(null as varchar) as primary_channel,
+        cast(null as varchar) as backup_channel, cast(null as bigint) as retry_count, cast(null as bigint) as fallback_count,
+        cast(null as varchar) as failed_request_policy, entry_id as paid_by
     from entry_charges
 ),
 rows as (
@@ -160,7 +171,15 @@ select
     rate_id as "x_RateId",
     cast(list_unit_price as decimal(38,12)) as "x_ListUnitPrice",
     status as "x_Status",
-    reason as "x_Reason"
+    reason as "x_Reason",
+    strftime(created_at, '%Y-%m-%dT%H:%M:%S.%fZ') as "x_CreatedAt",
+    api_model as "x_ApiModel",
+    primary_channel as "x_PrimaryChannel",
+    backup_channel as "x_BackupChannel",
+    retry_count as "x_RetryCount",
+    fallback_count as "x_FallbackCount",
+    failed_request_policy as "x_FailedRequestPolicy",
+    paid_by as "x_WalletEntryId"
 from rows
 order by placed_at, "x_RequestId" nulls first, "x_AttemptOrdinal" nulls first, "x_EntryId" nulls first, "ChargeCategory", "SkuMeter" nulls first,
     "x_RateId" nulls first, "ContractedUnitPrice" nulls first

@@ -210,6 +210,8 @@ def _holds(must: str, value: str | None, others: list[str]) -> bool:
         return True
     if must == "not negative":
         return Decimal(value) >= 0
+    if must.startswith("is "):
+        return value == must.removeprefix("is ")
     if must.startswith("not "):
         return value != must.removeprefix("not ")
     if must.startswith("after "):

@@ -54,6 +54,7 @@ OWN = (
     *("request_id", "period", "project", "api_key_label", "run_id", "public_model", "upstream_model", "route", "primary_channel"),
     *("backup_channel", "retry_count", "fallback_count", "status", "outcome", "usage_source", "list_charge", "final_charge", "currency"),
     *("balance_bucket", "wallet", "failed_request_policy", "first_token_ms", "client_request_id", "upstream_request_id", "receipt_digest"),
+    *("input_price_per_mtok", "output_price_per_mtok", "wallet_entry_id", "adjustment_amount", "adjustment_reason"),
 )
 TRY = ("ordinal", "role", "reason", "status", "outcome", "charged", "bucket", "upstream_request_id")
 
