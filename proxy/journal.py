@@ -181,6 +181,7 @@ class Journal:
         size = max(self._segment_bytes, at_least, 4096)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
+            fcntl.flock(fd, fcntl.LOCK_EX)  # see schemas.spool.is_live
             os.posix_fallocate(fd, 0, size)
             os.fsync(fd)
             durable.sync(self.folder)

@@ -28,7 +28,7 @@ from schemas.frames import Damage, Frame, decode
 from schemas.home import Home
 from schemas.manifest import Seal, SealedFile
 from schemas.records import ARROW, KINDS, Instant
-from schemas.spool import Slot, slots
+from schemas.spool import Slot, is_live, slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,8 @@ def seal(home: Home, now: Instant) -> SealResult:
                     missing += sum(last - first + 1 for first, last in done.missing)
                     for file in done.files:
                         rows[file.kind] += file.rows
-                if path == segments[-1]:
-                    continue  # the journal may still write to it
+                if path == segments[-1] or is_live(path):
+                    continue  # the journal may still write to it, or open the next one of its name
                 if any(isinstance(piece, Damage) for piece in found):
                     path.rename(path.with_suffix(".damaged"))  # evidence for a person; its whole frames are sealed
                 else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from schemas.home import Home
 WRITER_FILE = "writer"
 LOCK_FILE = "lock"
 SEGMENT_SUFFIX = ".seg"
+_SEGMENT = re.compile(r"\d{20}a*\.seg")
 
 
 def segment_name(first_seq: int) -> str:
@@ -32,8 +35,18 @@ class Slot:
     writer: str
 
     def segments(self) -> list[Path]:
-        """Segments, oldest first."""
-        return sorted(self.folder.glob(f"*{SEGMENT_SUFFIX}"))
+        """Segments, oldest first; a file of another name is none."""
+        return sorted(path for path in self.folder.glob(f"*{SEGMENT_SUFFIX}") if _SEGMENT.fullmatch(path.name))
+
+
+def is_live(segment: Path) -> bool:
+    """Whether a journal writes to it: it holds the segment's lock as long as it does."""
+    with segment.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def slots(home: Home) -> list[Slot]:
