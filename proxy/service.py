@@ -96,8 +96,8 @@ async def _serve(settings: Settings, say: Callable[[str], None]) -> int:
             await _until(stopped, desk, renewal)
             admin.ready = False
             await _drain(desk, list(doors.values()))
-        for attempt in list(desk.live):
-            desk.close(attempt, "proxy_stopped", relayed=True)
+            for attempt in list(desk.live):  # before the doors cut them, which would look as if the client had left
+                desk.close(attempt, "proxy_stopped", relayed=True)
         await journal.append([desk.event("proxy_stopped")])
     finally:
         journal.close()
