@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -48,21 +50,22 @@ class Travelled:
 def travelled(tmp_path_factory: pytest.TempPathFactory, authority: Authority, leaf: Leaf) -> Travelled:
     """All cases through one sidecar, then one build."""
     home = Home(tmp_path_factory.mktemp("golden") / "home")
-    return asyncio.run(_travel_all(home, authority, leaf))
+    return asyncio.run(_travel_all(home, authority, leaf, CASES))
 
 
-async def _travel_all(home: Home, authority: Authority, leaf: Leaf) -> Travelled:
+async def _travel_all(home: Home, authority: Authority, leaf: Leaf, found: list[Case], settings: str = "") -> Travelled:
     got: dict[str, tuple[int, bytes]] = {}
     async with Upstream(name="golden", tls=leaf) as upstream:
-        channels = sorted({case.channel for case in CASES} | {"official"}, key=lambda name: (name != "official", name))
+        channels = sorted({case.channel for case in found} | {"official"}, key=lambda name: (name != "official", name))
         write_book(
             home,
             [Way(name, f"{upstream.url}/{name}/v1", rules=_rules(name)) for name in channels],
-            models={case.model: [(case.channel, case.model)] for case in CASES if case.model and case.channel != "official"},
-            prices=prices_of(CASES),
+            models={case.model: [(case.channel, case.model)] for case in found if case.model and case.channel != "official"},
+            prices=prices_of(found),
+            settings=settings,
         )
         with sidecar(home, "--upstream-ca", str(authority.cert)) as running:
-            for case in CASES:
+            for case in found:
                 for name in case.doors:
                     upstream.queue.append(case.answer(name))
                     door = Door(f"{upstream.url}/{case.channel}/v1", proxy=running.forward, ca=home.ca / "mitmproxy-ca-cert.pem")
@@ -185,6 +188,25 @@ def test_the_calls_of_an_agent_tools_session_are_one_run(travelled: Travelled, r
     assert run["requests"] == 4
     found = travelled.rows("select sum(final_charge) as total from ledger where run_id = ?", run_id)
     assert run["final_charge"] == found[0]["total"] > 0
+
+
+def test_brotli_is_unknown_where_only_digests_are_kept(tmp_path: Path, authority: Authority, leaf: Leaf) -> None:
+    """The proxy reads gzip as it passes and brotli never: without its bytes its usage is lost, and the charge is unknown with that reason."""
+    found = [case for case in CASES if case.name in ("coded-br", "coded-br-stream", "coded-gzip", "coded-zstd")]
+    digested = asyncio.run(_travel_all(Home(tmp_path / "home"), authority, leaf, found, '[capture]\nbodies = "digest"'))
+    assert recorded(digested.home, "body") == []
+    for case in found:
+        for door in case.doors:
+            assert digested.got[case.id(door)] == (200, case.answered_bytes(door))
+            response = digested.responses[case.id(door)]
+            assert response["body_sha256"] == hashlib.sha256(case.answered_bytes(door)).hexdigest()
+            (row,) = digested.rows("select * from ledger where client_request_id = ?", case.id(door))
+            told = digested.rows("select reason from unpriced where request_id = ?", row["request_id"])
+            if "-br" in case.name:
+                assert (row["final_charge"], row["usage_source"]) == (None, "none")
+                assert ["brotli" in one["reason"] and "digest" in one["reason"] for one in told] == [True], told
+            else:
+                assert (row["final_charge"], told) == (Decimal(case.ledger["final_charge"]), [])
 
 
 def test_the_key_that_all_cases_used_is_nowhere_below_the_home(travelled: Travelled) -> None:

@@ -1,5 +1,5 @@
 -- One row is one try upstream: what was journaled before its first byte left, and how it ended if that was recorded.
--- A reply in brotli, which the proxy does not decode, tells what was read of it afterwards.
+-- A reply in brotli, which the proxy does not decode, tells what was read of it afterwards; is_unread: it has a body, and nothing could be.
 -- Ordinal 0 is no try; it has a row only where it is all there is of a request: the proxy refused it before any try.
 -- check: raw_id is not null and raw_ordinal is not null and opened_at is not null
 -- check: select raw_id, raw_ordinal from tries group by raw_id, raw_ordinal having count(*) > 1
@@ -25,6 +25,7 @@ joined as (
         c.first_token_at, c.closed_at, c.client_gone_at,
         coalesce(c.streamed, false) as streamed,
         c.terminal, c.body_state,
+        coalesce(lower(c.content_encoding) like '%br%' and c.body_bytes > 0, false) and n.raw_id is null as is_unread,
         coalesce(n.output_seen, c.output_seen, false) as output_seen,
         coalesce(n.finish_reasons, array_to_string(c.finish_reasons, ' ')) as finish_reasons,
         array_to_string(c.notes, ' ') as notes,

@@ -6,7 +6,7 @@
 -- check: select count(*) from billing having count(*) is distinct from (select count(*) from steps)
 with facts as (
     select
-        s.request_id, s.raw_id, s.raw_ordinal, s.ordinal, s.channel, coalesce(s.sent_model, n.priced_model, j.model) as sent_model, s.outcome, s.billing, s.job, s.http_status, s.received_at, s.endpoint, d.service_tier, d.region,
+        s.request_id, s.raw_id, s.raw_ordinal, s.ordinal, s.channel, coalesce(s.sent_model, n.priced_model, j.model) as sent_model, s.outcome, s.billing, s.job, s.http_status, s.is_unread, s.received_at, s.endpoint, d.service_tier, d.region,
         u.usage_source, u.input_tokens,
         v.fault, j.standing, j.reason as job_reason, e.repeats_request_id,
         c.name is not null as is_known_channel,
@@ -69,6 +69,8 @@ billing as (
             when wish = 'flat' then null
             when billing = 'unknown' then 'usage of this endpoint is not understood'
             when fault is not null then 'reported usage is quarantined: ' || fault
+            when not has_usage and is_unread then
+                'the reply is in brotli, which is read from the bytes kept: they are damaged, or only digests are kept (capture.bodies)'
             when not has_usage then
                 case when usage_source = 'none' then 'no usage' else 'no output' end
                 || ' was reported and none could be recounted' || coalesce(': ' || uncounted, '')
