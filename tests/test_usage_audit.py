@@ -12,7 +12,7 @@ import pytest
 from etl.plausibility import Reply, broken_rules, watch
 from schemas.home import Home
 from schemas.records import Record
-from tests.rawdata import NOON, SECOND, attempt, body, built, request, response, usage
+from tests.rawdata import BOOK, DAY, NOON, SECOND, attempt, body, built, request, response, usage
 from tokenledger import run
 
 
@@ -108,3 +108,48 @@ def test_the_command_recounts_what_was_kept(factor: int, code: int, home: Home, 
     (channel,) = found["channels"]
     assert (channel["channel"], channel["encoding"], channel["replies"]) == ("routed", "o200k_base", 12)
     assert [flag["rule"] for flag in found["flags"]] == (["overcount"] if factor == 2 else [])
+
+
+def _said(name: str, at: int, channel: str, cost: str | None = None, served: str = "gpt-4o-mini-2024-07-18") -> list[Record]:
+    """An honest call whose texts were kept: 207 tokens asked, 201 answered, and what the vendor says it cost."""
+    told = _talk(name, at, 1)
+    told[1] = attempt(name, at=at, channel=channel)
+    more = {} if cost is None else {"cost": cost}
+    told[2] = response(name, at=at + SECOND, usage=usage(207, 201, **more), served_model=served)
+    return told
+
+
+# Routed at 0.30 and 1.20 a million: 207 x 0.0000003 + 201 x 0.0000012 = 0.0003033, twice what official takes for the same texts.
+DEARER = BOOK["rates.csv"].replace("input,0.03,", "input,0.30,").replace("output,0.12,", "output,1.20,")
+
+
+@pytest.mark.parametrize(
+    ("rule", "routed"),
+    [
+        # cheaper than official, of one model, charged as booked: 207 x 0.00000003 + 201 x 0.00000012 = 0.00003033
+        (None, {}),
+        ("model_substituted", {"served": "gpt-3.5-turbo-0125"}),
+        # 1.2 times our price on the second day
+        ("multiplier_drift", {"cost": "0.000036396"}),
+        ("dearer_than_official", {"cost": "0.0003033"}),
+    ],
+)
+def test_each_flag_over_many_replies_names_its_channel(
+    rule: str | None, routed: dict[str, str], home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A day as agreed and a day with one difference beside the official channel: that one flag, and none where nothing differs."""
+    cost = "0.0003033" if rule == "dearer_than_official" else "0.00003033"
+    second = {"cost": cost, **routed}
+    records = [
+        *_said("official", NOON, "official"),
+        *_said("first", NOON + SECOND * 60, "routed", cost),
+        *_said("second", NOON + DAY, "routed", **second),
+    ]
+    built(home, records, **({"rates": DEARER} if rule == "dearer_than_official" else {}))
+    assert run(["audit", "--home", str(home.root), "--period", "2026-10", "--json"]) == (0 if rule is None else 1)
+    flags = plain_json.loads(capsys.readouterr().out)["flags"]
+    assert [(flag["rule"], flag["channel"]) for flag in flags] == ([] if rule is None else [(rule, "routed")])
+    if rule == "multiplier_drift":
+        assert flags[0]["detail"] == "the vendor charged 1.2000 times our price, before 1.0000"
+    if rule == "model_substituted":
+        assert "gpt-3.5-turbo-0125 served" in flags[0]["detail"]
