@@ -1,24 +1,28 @@
 -- One row is one thing that a gateway beyond ours told about its own route, with where it stood. Any header can be forged or
 -- copied through by a relay, so this is kept beside our own facts and never put in their place. Two gateways in one chain
 -- each have their rows; what one of them retried is not counted among our own tries.
+-- A text is taken apart only for the names that it holds, or, where names in it may be escaped, for all.
 -- check: gateway is not null and fact is not null and value <> '' and source is not null
 -- check: select request_id, attempt_ordinal, gateway, fact, source from evidence group by all having count(*) > 1
-with told as (
+with signals as (
+    select *, case when place = 'header' then name else regexp_extract(name, '[^.$]+$') end as last_name from table_signals
+),
+told as (
     select s.request_id, s.raw_id, s.raw_ordinal, s.ordinal, g.gateway, g.fact, g.pick, 'header ' || g.name as source,
         json_extract_string(s.headers, '$."' || g.name || '"') as written
-    from steps s join table_signals g on g.place = 'header'
+    from steps s join signals g on g.place = 'header' and contains(s.headers, '"' || g.last_name || '"')
     where s.ordinal > 0 and s.headers is not null and s.headers <> '{}'
     union all
     select s.request_id, s.raw_id, s.raw_ordinal, s.ordinal, g.gateway, g.fact, g.pick, 'body ' || g.name as source,
         json_extract_string(s.facts, g.name) as written
-    from steps s join table_signals g on g.place = 'body'
+    from steps s join signals g on g.place = 'body' and (contains(s.facts, '"' || g.last_name || '"') or contains(s.facts, '\'))
     where s.ordinal > 0 and s.facts is not null and s.facts <> '{}'
     union all
     select u.request_id, u.raw_id, u.raw_ordinal, u.ordinal, g.gateway, g.fact, g.pick, u.place.path || ' ' || g.name as source,
         json_extract_string(u.place.object, g.name) as written
     from (
         select request_id, raw_id, raw_ordinal, ordinal, unnest(usage) as place from steps where ordinal > 0 and usage is not null
-    ) u join table_signals g on g.place = 'usage'
+    ) u join signals g on g.place = 'usage' and (contains(u.place.object, '"' || g.last_name || '"') or contains(u.place.object, '\'))
 ),
 picked as (
     select * exclude (pick, written), case when pick is null then written else regexp_extract(written, pick, 1) end as value

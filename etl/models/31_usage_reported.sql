@@ -4,11 +4,17 @@
 -- endpoint owes and that is not there, are faults: they are quarantined and never charged.
 -- check: select raw_id, raw_ordinal, piece, part, meter from usage_reported group by all having count(*) > 1
 -- check: fault is not null or (gross >= own and own >= 0)
-with scalars as (
+with scalar_members as (
+    select *, regexp_extract(json_path, '([A-Za-z0-9_-]+)"?$', 1) as last_name from table_dialects where list_path is null
+),
+scalars as (
+    -- an object is taken apart only for the names that it holds, or, where names in it may be escaped, for all
     select o.raw_id, o.raw_ordinal, o.piece, o.part, o.priority, o.source, d.rule, d.meter, d.pick, d.inside,
         json_extract_string(o.object, d.json_path) as written
-    from usage_objects o join table_dialects d on o.dialect = d.dialect
-    where d.list_path is null and (o.keeps = 'all' or d.meter in (select name from meter where family = 'other'))
+    from usage_objects o
+    join scalar_members d on o.dialect = d.dialect
+        and (d.last_name = '' or contains(o.object, '"' || d.last_name || '"') or contains(o.object, '\'))
+    where (o.keeps = 'all' or d.meter in (select name from meter where family = 'other'))
 ),
 lists as (
     select o.raw_id, o.raw_ordinal, o.piece, o.part, o.priority, o.source, d.rule, d.meter, d.pick, d.inside,

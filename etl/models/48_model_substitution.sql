@@ -43,23 +43,29 @@ rewritten as (
     qualify row_number() over (partition by p.name order by w.pattern) = 1
 ),
 compared as (
+    -- names and addresses are few, and a pattern is costly to ask
     select
-        p.*, regexp_replace(a.plain, '-latest$', '') as base, a.plain as sent_plain, b.plain as served_plain,
+        p.sent, p.served_model, p.url, regexp_replace(a.plain, '-latest$', '') as base, a.plain as sent_plain, b.plain as served_plain,
         r.snapshots, r.routers, coalesce(regexp_matches(p.url, r.deployments), false) as is_deployment
-    from pairs p cross join rules r
+    from (select distinct sent, served_model, url from pairs) p cross join rules r
     join rewritten a on p.sent = a.name
     join rewritten b on p.served_model = b.name
+),
+judged as (
+    select
+        sent, served_model, url,
+        case
+            when sent_plain = served_plain then 'same'
+            when base <> sent_plain and (served_plain = base
+                or (starts_with(served_plain, base) and regexp_matches(substr(served_plain, length(base) + 1), snapshots))) then 'alias'
+            when starts_with(served_plain, sent_plain) and regexp_matches(substr(served_plain, length(sent_plain) + 1), snapshots) then 'snapshot'
+            when starts_with(sent_plain, served_plain) and regexp_matches(substr(sent_plain, length(served_plain) + 1), snapshots) then 'alias'
+            when is_deployment or regexp_matches(sent_plain, routers) then 'alias'
+            else 'different'
+        end as verdict
+    from compared
 )
 select
-    request_id, asked, sent, served_model as served,
-    case
-        when sent_plain = served_plain then 'same'
-        when base <> sent_plain and (served_plain = base
-            or (starts_with(served_plain, base) and regexp_matches(substr(served_plain, length(base) + 1), snapshots))) then 'alias'
-        when starts_with(served_plain, sent_plain) and regexp_matches(substr(served_plain, length(sent_plain) + 1), snapshots) then 'snapshot'
-        when starts_with(sent_plain, served_plain) and regexp_matches(substr(sent_plain, length(served_plain) + 1), snapshots) then 'alias'
-        when is_deployment or regexp_matches(sent_plain, routers) then 'alias'
-        else 'different'
-    end as verdict,
-    source, ordinal as attempt_ordinal, channel
-from compared
+    p.request_id, p.asked, p.sent, p.served_model as served, j.verdict, p.source, p.ordinal as attempt_ordinal, p.channel
+from pairs p
+join judged j on p.sent = j.sent and p.served_model = j.served_model and p.url is not distinct from j.url
