@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import shutil
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,16 @@ def write(source: Source, path: Path) -> Written:
         return _Book(source, path, parts).write()
     finally:
         shutil.rmtree(parts)
+
+
+class _Digits(float):
+    """A double that the writer writes in plain digits; its own way is an exponent from 0.0001 downwards."""
+
+    __slots__ = ()
+
+    def __format__(self, _: str, /) -> str:
+        text = repr(self)
+        return f"{Decimal(text):f}" if "e" in text else text.removesuffix(".0")
 
 
 class _Book:
@@ -83,7 +94,7 @@ class _Book:
 
     def _cell(self, sheet: Any, row: int, place: int, name: str, value: str, kind: str) -> None:
         if kind.startswith("DECIMAL"):
-            sheet.write_number(row, place, float(value), self.amount)
+            sheet.write_number(row, place, _Digits(value), self.amount)
         elif kind in ("BIGINT", "INTEGER") and len(value.lstrip("-")) <= EXACT_DIGITS:
             sheet.write_number(row, place, int(value))
         elif kind == "BOOLEAN":
