@@ -22,12 +22,13 @@ USAGE_PLACES: dict[str, tuple[str | int, ...]] = {
     "usage_info": ("usage_info",),
     "meta.billed_units": ("meta", "billed_units"),
     "timings": ("timings",),
+    "amazon-bedrock-invocationMetrics": ("amazon-bedrock-invocationMetrics",),
 }
 # Ollama's own surface counts at the top of its last line; these members together are its usage object.
 BODY_PLACE = "(body)"
 BODY_COUNTS = ("prompt_eval_count", "eval_count", "prompt_eval_duration", "eval_duration", "load_duration", "total_duration")
 # A quick look at the bytes that spares almost every event the walk through the table.
-USAGE_HINTS = (b'"usage', b'"billed_units"', b'"timings"', b'eval_count"')
+USAGE_HINTS = (b'"usage', b'"billed_units"', b'"timings"', b'eval_count"', b"invocationMetrics")
 # The same for the places where a gateway tells about its route; such an event need not be the first, nor carry usage.
 FACT_HINTS = (b'"provider_metadata"', b'"providerMetadata"', b'"extra_fields"', b'"openrouter_metadata"')
 
@@ -40,6 +41,7 @@ TERMINAL_TYPES = frozenset(
     image_edit.completed speech.audio.done transcript.text.done response.done
     conversation.item.input_audio_transcription.completed conversation.item.input_audio_transcription.failed""".split()
 )
+TERMINAL_EVENTS = {b"metadata": "metrics"}  # the same, where only the event's name and a member say it: Converse
 DONE = b"[DONE]"
 
 # Members of a request body that say who, what or at which price; prompts and files are not among them.
@@ -188,6 +190,8 @@ def has_output(message: Mapping[str, Any]) -> bool:
         for part in (choice.get("delta"), choice.get("message")):
             if isinstance(part, dict) and any(part.get(name) for name in _DELTA_MEMBERS):
                 return True
+    if "contentBlockIndex" in message and message.get("delta"):  # Converse
+        return True
     vectors = message.get("embeddings")
     if isinstance(vectors, dict) and any(vectors.values()):  # Cohere's: a list for each type that was asked for
         return True

@@ -25,7 +25,7 @@ from typing import Any
 
 import orjson
 
-from proxy import dialects, redact
+from proxy import dialects, event_stream, redact
 from proxy.decoding import Decoder, DecodingError, decoder
 from proxy.splice import form_field
 from proxy.sse import LineDecoder, SseDecoder, SseEvent
@@ -182,7 +182,7 @@ class AttemptCapture:
         self._first_token_at: Instant | None = None
         self._client_gone_at: Instant | None = None
         self._body = _Message(())
-        self._stream: SseDecoder | LineDecoder | None = None
+        self._stream: SseDecoder | LineDecoder | event_stream.EventStreamDecoder | None = None
         self._found = _Found()
 
     @property
@@ -201,6 +201,8 @@ class AttemptCapture:
                 self._stream = SseDecoder()
             case "application/x-ndjson" | "application/jsonl" | "application/x-jsonlines":
                 self._stream = LineDecoder()
+            case event_stream.MEDIA_TYPE:
+                self._stream = event_stream.EventStreamDecoder()
         self.streamed = self._stream is not None
 
     def chunk(self, data: bytes, at: Instant) -> None:
@@ -368,6 +370,8 @@ class _Found:
             kind = message.get("type")
             if kind in dialects.TERMINAL_TYPES:
                 self.terminal = self.terminal or kind
+            elif (member := dialects.TERMINAL_EVENTS.get(event.name)) is not None and member in message:
+                self.terminal = self.terminal or event.name.decode()
             elif message.get("done") is True:
                 self.terminal = self.terminal or "done"
             if self.error is None and (event.name == b"error" or kind == "error"):
