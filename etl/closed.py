@@ -27,7 +27,7 @@ from schemas.ledger import TABLES, Table
 ACROSS = ("usage_daily", "runs")
 # Tables that no month owns: balances go on from the opening ones, positions come from the manifest.
 # Bills come after their months have closed: what they say is compared again at every build, and is no part of a seal.
-BILLS = ("bills", "bill_lines", "reconciliation_requests", "reconciliation_waterfall")
+BILLS = ("bills", "bill_lines", "reconciliation_requests", "reconciliation_waterfall", "reconciled_months")
 UNOWNED = ("wallet_balances", "build_inputs", "key_permissions", *BILLS, *ACROSS)
 # Which rows a month owns, where neither a column `period` nor a column `request_id` says so.
 OWNED = {

@@ -640,6 +640,21 @@ RECONCILIATION_WATERFALL = _table(
     _CURRENCY,
 )
 
+RECONCILED_MONTHS = _table(
+    "reconciled_months",
+    "One row per month and vendor that has a bill for it or was sent requests in it: how far the bill and the books agree.",
+    "period vendor",
+    ("period", TEXT, "the month"),
+    ("vendor", TEXT, "who sends the bill"),
+    ("state", TEXT, "no_bill | equal (no step between them) | explained (every step has a name) | unexplained (something is left)"),
+    ("bills", COUNT, "bills that are stored for it"),
+    ("vendor_total", AMOUNT, "what the vendor wants, null without a bill"),
+    ("our_total", AMOUNT, "what we booked on the vendor's channels in the month, as far as it is known"),
+    ("gap", AMOUNT, "vendor_total less our_total, null without a bill"),
+    ("unexplained", AMOUNT, "the part of the gap that no step names, null without a bill"),
+    _CURRENCY,
+)
+
 RUNS = _table(
     "runs",
     "One row per agent run: every request that named it, in one total.",
@@ -811,6 +826,7 @@ TABLES: tuple[Table, ...] = (
     RECONCILIATION,
     RECONCILIATION_REQUESTS,
     RECONCILIATION_WATERFALL,
+    RECONCILED_MONTHS,
     BILLS,
     BILL_LINES,
     RUNS,

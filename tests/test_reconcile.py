@@ -452,6 +452,23 @@ def test_a_mapping_that_says_nonsense_is_refused_with_its_line(days_home: Home, 
         assert text in said
 
 
+def test_each_month_and_vendor_says_how_far_it_is_reconciled(
+    traffic_home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """October has a bill with something unexplained, November none; a bill of what was booked and no more is equal, another explained."""
+    asked = "SELECT period, state, bills, gap, unexplained FROM reconciled_months WHERE vendor = 'Router' ORDER BY period"
+    told(traffic_home, GOLDEN / "litellm" / "spend_logs.json", "Router", capsys)
+    assert [tuple(row.values()) for row in rows(traffic_home, asked)] == [
+        ("2026-10", "unexplained", 1, Decimal("0.0143117"), Decimal("0.0001117")),
+        ("2026-11", "no_bill", 0, None, None),
+    ]
+    bill = tmp_path / "november.csv"
+    for amount, state in (("0.003", "equal"), ("0.0036", "explained")):
+        bill.write_text(HEAD + f"chatcmpl-november-1,{amount},1000,500,2026-11-01T00:30:00,m\n")
+        assert reconcile(traffic_home, bill, "Router", period="2026-11") == 0
+        assert rows(traffic_home, asked)[1]["state"] == state
+
+
 def test_the_statement_shows_the_bill_beside_the_books(traffic_home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Both totals, the gap, each step with its amount and what to do, and a picture of it; with a filter no bill is told."""
     page = told(traffic_home, GOLDEN / "new-api" / "logs.json", "Router", capsys)

@@ -32,7 +32,7 @@ from schemas.ledger import BY_NAME
 
 MARGIN_US = 3 * 24 * 3600 * 1_000_000  # how far beyond its months a bill is looked for: zones are 14 hours apart at most
 
-MADE = ("bills", "bill_lines", "reconciliation_requests", "reconciliation_waterfall")
+MADE = ("bills", "bill_lines", "reconciliation_requests", "reconciliation_waterfall", "reconciled_months")
 
 # What must hold whatever the bills say; each select must be empty.
 LAWS = (
@@ -89,6 +89,9 @@ def reconcile_bills(connection: duckdb.DuckDBPyConnection, home: Home, book: Boo
     _write(connection, "reconciliation", [row for one in compared for row in _group_rows(one, book.settings.currency)], append=True)
     channels = [{"vendor": vendor, "channel": channel} for vendor, channel in sorted({(b.vendor, c) for b in bills for c in b.channels})]
     table(connection, "billed_channel", pa.Table.from_pylist(channels, pa.schema([("vendor", pa.string()), ("channel", pa.string())])))
+    owners = [{"vendor": channel.vendor, "channel": channel.name} for channel in book.channels]
+    table(connection, "channel_vendor", pa.Table.from_pylist(owners, pa.schema([("vendor", pa.string()), ("channel", pa.string())])))
+    connection.execute(_RECONCILED, {"currency": book.settings.currency})
     for law in LAWS:
         hold(connection, "reconciliation", law)
     return sum(len(bill.lines) for bill in bills)
@@ -110,6 +113,32 @@ def compare_all(connection: duckdb.DuckDBPyConnection, book: Book, bills: Sequen
         found = tuple(explain(group, pricer, months[group.period], theirs[group.period]) for group in groups)
         compared.append(Compared(vendor, tuple(own), found))
     return tuple(compared)
+
+
+_RECONCILED = """
+    CREATE TABLE reconciled_months AS
+    WITH billed AS (
+        SELECT period, vendor, any_value(vendor_total) AS vendor_total, any_value(our_total) AS our_total, any_value(gap) AS gap,
+            sum(CASE WHEN step = 'unexplained' THEN amount ELSE 0 END) AS unexplained,
+            sum(CASE WHEN step = 'unexplained' THEN groups ELSE 0 END) AS unnamed, sum(groups) AS named
+        FROM reconciliation_waterfall GROUP BY period, vendor
+    ),
+    stored AS (SELECT period, vendor, count(*) AS bills FROM bills GROUP BY period, vendor),
+    used AS (
+        SELECT l.period, v.vendor, sum(a.charged) AS booked
+        FROM attempts a JOIN ledger l ON a.request_id = l.request_id JOIN channel_vendor v ON a.channel = v.channel
+        GROUP BY l.period, v.vendor
+    )
+    SELECT
+        coalesce(b.period, u.period) AS period, coalesce(b.vendor, u.vendor) AS vendor,
+        CASE WHEN b.vendor IS NULL THEN 'no_bill' WHEN b.unnamed > 0 THEN 'unexplained' WHEN b.named > 0 THEN 'explained' ELSE 'equal' END AS state,
+        CAST(coalesce(s.bills, 0) AS BIGINT) AS bills, CAST(b.vendor_total AS DECIMAL(38,12)) AS vendor_total,
+        CAST(coalesce(b.our_total, u.booked, 0) AS DECIMAL(38,12)) AS our_total, CAST(b.gap AS DECIMAL(38,12)) AS gap,
+        CAST(b.unexplained AS DECIMAL(38,12)) AS unexplained, $currency AS currency
+    FROM billed b FULL JOIN used u ON b.period = u.period AND b.vendor = u.vendor
+    LEFT JOIN stored s ON b.period = s.period AND b.vendor = s.vendor
+    ORDER BY period, vendor
+"""
 
 
 # ---- from the ledger ----
