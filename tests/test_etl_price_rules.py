@@ -431,6 +431,39 @@ def test_cached_audio_without_a_price_of_its_own(home: Home, audio: str | None, 
     assert final_charges(home) == {"r1": Decimal(charge)}
 
 
+def test_an_image_has_the_price_of_its_size_and_quality_else_of_its_size_else_of_any(home: Home) -> None:
+    """DALL-E 3's page: 1024x1024 standard 0.04 and hd 0.08; 1024x1792 hd 0.12. Two of each: 0.08, 0.16 and 0.24.
+
+    Where only 1792x1024 has a price, 0.08, it holds for every quality: 0.16. 512x512 has none and costs what any image does: 0.04.
+    """
+    prices = {
+        "image": "0.02",
+        "image_1024x1024": "0.04",
+        "image_hd_1024x1024": "0.08",
+        "image_hd_1024x1792": "0.12",
+        "image_1792x1024": "0.08",
+    }
+    rates = more_rates(*(f"official painter {meter} {price} per=1" for meter, price in prices.items()))
+    cases = {
+        ("standard", "1024x1024"): "0.08",
+        ("hd", "1024x1024"): "0.16",
+        ("hd", "1024x1792"): "0.24",
+        ("hd", "1792x1024"): "0.16",
+        ("standard", "512x512"): "0.04",
+    }
+    records: list[Record] = []
+    for n, (quality, size) in enumerate(cases):
+        name, at = f"{quality}-{size}", NOON + n * SECOND
+        asked = {"path": "/v1/images/generations", "body_facts": json({"quality": quality, "size": size, "n": 2})}
+        records += [
+            request(name, at, match_sha256=f"{n:0>64}", api_model="painter", **asked),
+            attempt(name, at=at, sent_model="painter", url="https://official.test/v1/images/generations"),
+            response(name, at=at + SECOND, facts=json({"images": 2})),
+        ]
+    built(home, records, rates=rates)
+    assert final_charges(home) == {f"{quality}-{size}": Decimal(charge) for (quality, size), charge in cases.items()}
+
+
 @pytest.mark.parametrize("condition", ["tier=flex", "hours=22:00-06:00", "days=sat", "region=us", "endpoint=responses"])
 def test_a_tie_is_refused_with_both_lines(home: Home, condition: str) -> None:
     """A row for long prompts and one for a tier, an hour or a day can meet, and nothing says which wins: the build does not guess."""
