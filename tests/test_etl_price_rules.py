@@ -454,9 +454,9 @@ def test_an_image_has_the_price_of_its_size_and_quality_else_of_its_size_else_of
     records: list[Record] = []
     for n, (quality, size) in enumerate(cases):
         name, at = f"{quality}-{size}", NOON + n * SECOND
-        asked = {"path": "/v1/images/generations", "body_facts": json({"quality": quality, "size": size, "n": 2})}
+        asked = json({"quality": quality, "size": size, "n": 2})
         records += [
-            request(name, at, match_sha256=f"{n:0>64}", api_model="painter", **asked),
+            request(name, at, match_sha256=f"{n:0>64}", api_model="painter", path="/v1/images/generations", body_facts=asked),
             attempt(name, at=at, sent_model="painter", url="https://official.test/v1/images/generations"),
             response(name, at=at + SECOND, facts=json({"images": 2})),
         ]
