@@ -109,4 +109,7 @@ def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:
         if 0 <= seconds < 1e9:
             return seconds
     date = email.utils.parsedate_tz(headers.get("retry-after", ""))
-    return max(0.0, email.utils.mktime_tz(date) - now_s) if date else None
+    try:
+        return max(0.0, email.utils.mktime_tz(date) - now_s) if date else None
+    except (ValueError, OverflowError):  # a year that no calendar has
+        return None
