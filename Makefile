@@ -6,6 +6,7 @@ SHELL := /bin/bash
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.8
+CYCLONEDX_VERSION := 7.5.0
 HOME_DIR ?=
 PERIOD ?=
 AS_OF ?=
@@ -102,6 +103,13 @@ lock: ## compile the locks again from pyproject.toml and requirements/*.in; newe
 	compile pyproject.toml requirements/build.in --extra dev --override requirements/overrides.txt -o requirements/lock.txt; \
 	compile requirements/peers.in -o requirements/peers.txt
 	@grep -c == requirements/lock.txt requirements/peers.txt
+
+.PHONY: sbom
+sbom: ## what the product is made of, as CycloneDX from the lock: sbom.json
+	@tool=$$(mktemp -d); trap 'rm -rf "$$tool"' EXIT; \
+	$(PYTHON) -m venv "$$tool" && "$$tool/bin/python" $(PIP) install cyclonedx-bom==$(CYCLONEDX_VERSION); \
+	"$$tool/bin/cyclonedx-py" requirements --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json requirements/lock.txt
+	@$(PYTHON) -c 'import json; print("sbom: sbom.json,", len(json.load(open("sbom.json"))["components"]), "components")'
 
 .PHONY: debian-packages
 debian-packages:

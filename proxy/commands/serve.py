@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from proxy import versions
 from proxy.service import Settings, run
 from schemas.home import Home
 
@@ -52,6 +53,9 @@ def proxy(
     """
     if no_gateway and no_forward:
         raise click.UsageError("--no-gateway and --no-forward together leave no door open")
+    versions.check(versions.installed())
+    for warning in versions.warnings():
+        click.echo(warning, err=True)
     settings = Settings(
         home=home,
         host=host,
