@@ -5,7 +5,10 @@
 -- check: select raw_id, raw_ordinal, piece, part, meter from usage_reported group by all having count(*) > 1
 -- check: fault is not null or (gross >= own and own >= 0)
 with scalar_members as (
-    select *, regexp_extract(json_path, '([A-Za-z0-9_-]+)"?$', 1) as last_name from table_dialects where list_path is null
+    -- a quoted name may hold dots
+    select
+        *, case when json_path like '%"' then regexp_extract(json_path, '"([^"]+)"$', 1) else regexp_extract(json_path, '([A-Za-z0-9_-]+)$', 1) end as last_name
+    from table_dialects where list_path is null
 ),
 scalars as (
     -- an object is taken apart only for the names that it holds, or, where names in it may be escaped, for all
