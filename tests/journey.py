@@ -6,6 +6,7 @@ A case is `case.toml` with the bytes beside it:
     channel   official (the default) or another name; each channel is a base path of the one upstream
     doors     both by default; the reason stands in `says` where a client cannot use one
     [request]   method, path (below the base URL), headers, body (a file's name; absent: none)
+                leaves (true: the client closes its connection once it has the whole body, before upstream has said that it ends)
     [response]  status, headers, body (a file's name), cut (bytes a piece; absent: one piece),
                 drop (true: the connection is dropped after the body, before it ends)
                 `@DOOR@` in a path or a body stands for the door's name, so that each door's vendor has ids of its own
@@ -36,7 +37,7 @@ import httpx2
 
 from tests.clients import Door
 from tests.sidecar import Priced
-from tests.vendor import Answer, Drop
+from tests.vendor import Answer, Drop, Hold, Step
 
 FOLDER = Path(__file__).parent / "golden"
 DOORS = ("gateway", "forward")
@@ -65,6 +66,11 @@ class Case:
         """The model that the prices are for."""
         return self.request.get("model")
 
+    @property
+    def leaves(self) -> bool:
+        """Whether the client is gone before the answer's end."""
+        return bool(self.request.get("leaves"))
+
     def id(self, door: str) -> str:
         """The client's own id for this journey, by which its row is found."""
         return f"golden-{self.name}-{door}"
@@ -75,7 +81,8 @@ class Case:
         cut = self.response.get("cut") or len(body) or 1
         pieces = tuple(body[at : at + cut] for at in range(0, len(body), cut))
         headers = tuple((name, value) for name, value in self.response.get("headers", {}).items())
-        return Answer(self.response.get("status", 200), headers, (*pieces, Drop()) if self.response.get("drop") else pieces)
+        end: tuple[Step, ...] = (Drop(),) if self.response.get("drop") else (Hold(self.id(door)),) if self.leaves else ()
+        return Answer(self.response.get("status", 200), headers, (*pieces, *end))
 
     def body(self, door: str) -> bytes:
         """What the client sends."""
@@ -174,7 +181,9 @@ async def travel(case: Case, door: Door, name: str) -> tuple[int, bytes]:
         got: list[bytes] = []
         try:
             async for piece in answer.aiter_raw():
-                got.append(piece)  # noqa: PERF401 - what came before a drop is kept
+                got.append(piece)
+                if case.leaves and len(b"".join(got)) == len(case.answered_bytes(name)):
+                    break
         except httpx2.RemoteProtocolError:
             if not case.response.get("drop"):
                 raise

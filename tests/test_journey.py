@@ -70,6 +70,7 @@ async def _travel_all(home: Home, authority: Authority, leaf: Leaf, found: list[
                     upstream.queue.append(case.answer(name))
                     door = Door(f"{upstream.url}/{case.channel}/v1", proxy=running.forward, ca=home.ca / "mitmproxy-ca-cert.pem")
                     got[case.id(name)] = await travel(case, Door(running.base_url) if name == "gateway" else door, name)
+                    upstream.release(case.id(name))
     by_request = {response["request_id"]: response for response in recorded(home, "response") if response["ordinal"]}
     seal_all(home)
     build(home)
