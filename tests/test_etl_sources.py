@@ -6,19 +6,24 @@ import os
 import random
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
+from etl import sources
 from etl.build import BuildRunningError, NotWrittenError, build
 from etl.sources import months, offsets
+from proxy.journal import PROXY_SLOT, Journal
+from proxy.seal import seal
+from schemas.frames import Damage, Frame
 from schemas.home import Home
 from schemas.instants import parse_instant
 from schemas.ledger import TABLES
 from schemas.manifest import ManifestError
-from schemas.records import Record
+from schemas.records import Instant, Record
+from schemas.spool import unsealed
 from tests.rawdata import (
     DAY,
     NOON,
@@ -315,3 +320,23 @@ def test_a_disk_that_takes_no_more_is_told_and_changes_nothing(home: Home) -> No
         signal.signal(signal.SIGXFSZ, kept)
     assert [row["request_id"] for row in rows(home, "SELECT request_id FROM ledger")] == ["n1"]
     assert build(home).requests == 2
+
+
+def test_a_build_beside_the_sealer_sees_every_record_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the reading of the manifest and that of the spool, everything is sealed and taken out of the spool."""
+    write_book(home)
+    for name in ("n1", "n2"):
+        journal = Journal(home, PROXY_SLOT, segment_bytes=4096)
+        journal.append_wait(call(name))
+        journal.close()
+    moved: list[int] = []
+
+    def sealed_meanwhile(home: Home, sealed: Mapping[str, int]) -> Iterator[tuple[str, Frame | Damage, Path]]:
+        if not moved:
+            moved.append(seal(home, Instant(NOON)).files)
+        yield from unsealed(home, sealed)
+
+    monkeypatch.setattr(sources, "unsealed", sealed_meanwhile)
+    result = build(home)
+    assert moved[0] > 0
+    assert (result.requests, result.sources.findings) == (2, ())
