@@ -197,7 +197,7 @@ _COMPARED = """
     WITH month AS (SELECT request_id, served_channel, list_charge, final_charge, status, fallback_latency_ms FROM ledger WHERE period = $period),
     tries AS (
         SELECT a.channel, a.request_id, a.ordinal, a.status, a.reason, a.charged, m.list_charge, m.status AS ended, m.served_channel,
-            date_diff('microsecond', a.started_at, a.ended_at) // 1000 AS took_ms
+            CASE WHEN a.ended_at >= a.started_at THEN date_diff('microsecond', a.started_at, a.ended_at) // 1000 END AS took_ms
         FROM attempts a JOIN month m USING (request_id)
     ),
     then_tries AS (SELECT request_id, ordinal, charged FROM other.attempts)

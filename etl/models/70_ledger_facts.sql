@@ -6,6 +6,7 @@
 -- check: select f.request_id from ledger_facts f left join (select request_id, sum(amount) as amount from charges group by request_id) c on f.request_id = c.request_id where f.final_charge is not null and f.final_charge is distinct from coalesce(c.amount, 0)
 -- check: select f.request_id from ledger_facts f left join (select request_id, -sum(amount) as amount from journal where wallet is not null and kind = 'charge' group by request_id) j on f.request_id = j.request_id where f.final_charge is not null and f.final_charge is distinct from coalesce(j.amount, 0)
 -- check: (savings is null) = (status <> 'ok' or list_charge is null or final_charge is null)
+-- check: coalesce(latency_ms, 0) >= 0 and coalesce(first_token_ms, 0) >= 0 and coalesce(fallback_latency_ms, 0) >= 0
 -- check: leakage is null or final_charge is null or leakage <= final_charge
 with firsts as (
     select m.request_id, r.received_at as created_at, r.endpoint, r.api_model, r.headers, r.door, p.period
@@ -155,9 +156,10 @@ facts as (
         pn.failed_request_policy,
         e.entry_id as wallet_entry_id,
         a.adjustment_amount, a.adjustment_reason,
-        date_diff('microsecond', f.created_at, n.last_closed_at) // 1000 as latency_ms,
-        case when t.is_served then date_diff('microsecond', f.created_at, t.first_token_at) // 1000 end as first_token_ms,
-        case when n.fallback_count > 0 then date_diff('microsecond', n.first_opened_at, cs.opened_at) // 1000 end as fallback_latency_ms,
+        -- where the clock went back meanwhile, a duration is not known
+        case when n.last_closed_at >= f.created_at then date_diff('microsecond', f.created_at, n.last_closed_at) // 1000 end as latency_ms,
+        case when t.is_served and t.first_token_at >= f.created_at then date_diff('microsecond', f.created_at, t.first_token_at) // 1000 end as first_token_ms,
+        case when n.fallback_count > 0 and cs.opened_at >= n.first_opened_at then date_diff('microsecond', n.first_opened_at, cs.opened_at) // 1000 end as fallback_latency_ms,
         i.client_request_id, att.upstream_request_id, f.door,
         case when lk.request_id is null then cast(0 as decimal(38,12)) else lk.leakage end as leakage
     from firsts f

@@ -4,8 +4,8 @@
 with tries as (
     select
         p.period, a.channel, a.sent_model as model, a.request_id, a.outcome, a.reason, a.charged,
-        case when a.status = 'ok' then date_diff('microsecond', a.started_at, a.ended_at) // 1000 end as took_ms,
-        case when a.status = 'ok' then date_diff('microsecond', a.started_at, a.first_token_at) // 1000 end as first_token_ms,
+        case when a.status = 'ok' and a.ended_at >= a.started_at then date_diff('microsecond', a.started_at, a.ended_at) // 1000 end as took_ms,
+        case when a.status = 'ok' and a.first_token_at >= a.started_at then date_diff('microsecond', a.started_at, a.first_token_at) // 1000 end as first_token_ms,
         case when a.status = 'ok' then l.fallback_latency_ms end as added_ms
     from attempts a
     join ledger_facts l on a.request_id = l.request_id
