@@ -17,7 +17,10 @@ in_headers as (
 in_bodies as (
     select f.request_id, a.fact, a.priority, 'body.' || a.name as source, a.overrides_registry, a.pick, json_extract_string(f.body_facts, '$.' || a.name) as written
     from firsts f join table_attribution a on a.place = 'body'
-    where f.body_facts is not null and (contains(f.body_facts, '"' || regexp_extract(a.name, '[^.]+$') || '"') or contains(f.body_facts, '\'))
+    where f.body_facts is not null and (
+        contains(f.body_facts, '"' || regexp_extract(a.name, '([A-Za-z0-9_-]+)$', 1) || '"') or contains(f.body_facts, '\')
+        or not regexp_matches(a.name, '[A-Za-z0-9_-]$')
+    )
 ),
 -- headers that are known by the shape of their name; what the shape catches is the tag's name
 header_names as (

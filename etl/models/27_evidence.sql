@@ -5,7 +5,13 @@
 -- check: gateway is not null and fact is not null and value <> '' and source is not null
 -- check: select request_id, attempt_ordinal, gateway, fact, source from evidence group by all having count(*) > 1
 with signals as (
-    select *, case when place = 'header' then name else regexp_extract(name, '[^.$]+$') end as last_name from table_signals
+    select *,
+        case
+            when place = 'header' then name
+            when name like '%"' then regexp_extract(name, '"([^"]+)"$', 1)
+            else regexp_extract(name, '([A-Za-z0-9_-]+)$', 1)
+        end as last_name
+    from table_signals
 ),
 told as (
     select s.request_id, s.raw_id, s.raw_ordinal, s.ordinal, g.gateway, g.fact, g.pick, 'header ' || g.name as source,
@@ -15,14 +21,14 @@ told as (
     union all
     select s.request_id, s.raw_id, s.raw_ordinal, s.ordinal, g.gateway, g.fact, g.pick, 'body ' || g.name as source,
         json_extract_string(s.facts, g.name) as written
-    from steps s join signals g on g.place = 'body' and (contains(s.facts, '"' || g.last_name || '"') or contains(s.facts, '\'))
+    from steps s join signals g on g.place = 'body' and (g.last_name = '' or contains(s.facts, '"' || g.last_name || '"') or contains(s.facts, '\'))
     where s.ordinal > 0 and s.facts is not null and s.facts <> '{}'
     union all
     select u.request_id, u.raw_id, u.raw_ordinal, u.ordinal, g.gateway, g.fact, g.pick, u.place.path || ' ' || g.name as source,
         json_extract_string(u.place.object, g.name) as written
     from (
         select request_id, raw_id, raw_ordinal, ordinal, unnest(usage) as place from steps where ordinal > 0 and usage is not null
-    ) u join signals g on g.place = 'usage' and (contains(u.place.object, '"' || g.last_name || '"') or contains(u.place.object, '\'))
+    ) u join signals g on g.place = 'usage' and (g.last_name = '' or contains(u.place.object, '"' || g.last_name || '"') or contains(u.place.object, '\'))
 ),
 picked as (
     select * exclude (pick, written), case when pick is null then written else regexp_extract(written, pick, 1) end as value
