@@ -108,6 +108,7 @@ async def test_a_socket_is_refused_before_it_opens(guarded: tuple[Upstream, Side
     answer = caught.value.response
     assert (answer.status_code, json.loads(answer.body or b"")["error"]["code"]) == (status, code)
     assert upstream.seen == []
+    await asyncio.to_thread(running.stop)  # a refusal is told at once and written with the next group: the stop awaits it
     (response,) = recorded(running.home, "response")
     assert (response["http_status"], response["ending"]) == (status, "refused")
 
