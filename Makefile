@@ -91,8 +91,19 @@ soak: .venv/.stamp ## every fault at every call, a thousand kills, and thousands
 	@.venv/bin/pytest -m soak
 
 .PHONY: bench
-bench: .venv/.stamp ## a generated month copied, built and built again, as a ratio; QUICK=1 for a small one
+bench: bench-doors bench-ledger ## the doors beside others' relays and gateways, and the building of the ledger, as ratios; QUICK=1 for less
+
+.PHONY: bench-doors
+bench-doors: .venv/.stamp .venv-peers/.stamp bench/node/node_modules/.stamp | debian-packages
+	@.venv/bin/python -m bench.doors $(if $(QUICK),--quick) --json data/bench/doors.json
+
+.PHONY: bench-ledger
+bench-ledger: .venv/.stamp
 	@.venv/bin/python -m bench.ledger --requests $(if $(QUICK),100000,1000000)
+
+bench/node/node_modules/.stamp: bench/node/package-lock.json | debian-packages
+	@cd bench/node && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
 
 .PHONY: lock
 lock: ## compile the locks again from pyproject.toml and requirements/*.in; newest versions with UPGRADE=--upgrade

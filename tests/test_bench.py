@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from bench import doors
+from bench.contenders import home_of
+from bench.doors import Effort
 from bench.ledger import BenchError, compare
+from bench.load import Round
 from bench.months import make_month
 from etl.build import build
 
@@ -21,3 +25,17 @@ def test_a_generated_month_comes_to_what_its_generator_says(tmp_path: Path) -> N
     month.charged["routed_balance"] += Decimal("0.000000000001")
     with pytest.raises(BenchError, match="the ledger says"):
         compare(month)
+
+
+@pytest.mark.parametrize(
+    "names", [("nginx as a relay", "tokenledger gateway", "aiohttp relay on uvloop"), ("tokenledger forward door", "mitmdump")]
+)
+def test_the_doors_are_compared_and_their_records_counted(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """Each contender has its row; records that are not what passed are told instead of a figure."""
+    ours = next(name for name in names if name.startswith("tokenledger"))
+    rows = doors.compare(names, Effort(1, 1), tmp_path, forward="mitmdump" in names)
+    assert [row.name for row in rows] == [*names, doors.ALONE]
+    assert all(row.per_second > 0 and row.p50_ms > 0 for row in rows)
+    assert ours in doors.table(rows, ours)
+    with pytest.raises(doors.BenchError, match="the records are"):
+        doors.check_records(home_of(tmp_path / ours.replace(" ", "-")), {1: [Round(10_000_000, 1, 1, 1, 1)]})
