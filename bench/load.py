@@ -87,6 +87,8 @@ def once(load: Load) -> bytes:
         connection.request("POST", load.path, BODY, {**_HEADERS, **load.headers})
         answer = connection.getresponse()
         body = answer.read()
+    except OSError as error:
+        raise LoadError(f"port {load.port} does not answer: {error}") from None
     finally:
         connection.close()
     if answer.status != 200:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Self
+
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -21,35 +25,42 @@ _COUNTERS = {
 }
 
 
+_GAUGES = {
+    "live_attempts": "Attempts open upstream now",
+    "journal_queue_entries": "Entries waiting for the journal",
+}
+
+Figures = dict[str, int]
+
+
+def figures_of(desk: Desk, journal: Journal) -> Figures:
+    """What one process counts, by the names above."""
+    return {**asdict(desk.counters), "live_attempts": len(desk.live), "journal_queue_entries": journal.queued}
+
+
 class _Collector(Collector):
-    def __init__(self, desk: Desk, journal: Journal) -> None:
-        self._desk = desk
-        self._journal = journal
+    def __init__(self, figures: Figures) -> None:
+        self._figures = figures
 
     def collect(self) -> list[Metric]:
-        """The counters as they stand."""
-        counters = [
-            CounterMetricFamily(f"tokenledger_{name}", words, value=getattr(self._desk.counters, name)) for name, words in _COUNTERS.items()
-        ]
+        """The figures as they stand."""
         return [
-            *counters,
-            GaugeMetricFamily("tokenledger_live_attempts", "Attempts open upstream now", value=len(self._desk.live)),
-            GaugeMetricFamily("tokenledger_journal_queue_entries", "Entries waiting for the journal", value=self._journal.queued),
+            *(CounterMetricFamily(f"tokenledger_{name}", words, value=self._figures.get(name, 0)) for name, words in _COUNTERS.items()),
+            *(GaugeMetricFamily(f"tokenledger_{name}", words, value=self._figures.get(name, 0)) for name, words in _GAUGES.items()),
         ]
 
 
 class AdminPort:
-    """GET /healthz, /readyz and /metrics."""
+    """GET /healthz, /readyz and /metrics, while the block lasts. `figures` gives what is counted now, of all workers together."""
 
-    def __init__(self, port: int, desk: Desk, journal: Journal) -> None:
+    def __init__(self, port: int, figures: Callable[[], Awaitable[Figures]]) -> None:
         self._port = port
-        self._registry = CollectorRegistry()
-        self._registry.register(_Collector(desk, journal))
+        self._figures = figures
         self._runner: web.AppRunner | None = None
         self.ready = False
 
-    async def start(self) -> int:
-        """Listen on loopback; the port in use. Raises PortInUseError."""
+    async def __aenter__(self) -> Self:
+        """Listen on loopback. Raises PortInUseError."""
         app = web.Application()
         app.add_routes([web.get("/healthz", self._healthz), web.get("/readyz", self._readyz), web.get("/metrics", self._metrics)])
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
@@ -61,12 +72,11 @@ class AdminPort:
             raise PortInUseError(
                 f"the admin port cannot listen on 127.0.0.1:{self._port}: {error.strerror}", "choose another --admin-port"
             ) from None
-        return int(self._runner.addresses[0][1])
+        return self
 
-    async def stop(self) -> None:
-        """Close the port."""
-        if self._runner is not None:
-            await self._runner.cleanup()
+    async def __aexit__(self, *_: object) -> None:
+        assert self._runner is not None
+        await self._runner.cleanup()
 
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -75,4 +85,6 @@ class AdminPort:
         return web.Response(text="ready\n") if self.ready else web.Response(status=503, text="not ready\n")
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(self._registry), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+        registry = CollectorRegistry()
+        registry.register(_Collector(await self._figures()))
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import h11
@@ -26,13 +26,14 @@ from mitmproxy import http, options
 from mitmproxy.addons import core, next_layer, proxyserver, tlsconfig
 from mitmproxy.master import Master
 from mitmproxy.net.http import http1
+from mitmproxy.proxy import mode_servers
 from mitmproxy.proxy.layer import NextLayer
 from mitmproxy.proxy.layers import TCPLayer
 
 from proxy import answers, forward_ws
 from proxy.desk import Desk, Refused
 from proxy.exchange import AttemptCapture, Client, Exchange, RequestHead
-from proxy.ports import PortInUseError
+from proxy.ports import PortInUseError, reserve
 from proxy.sockets import End, SocketLog
 from proxy.turns import asked_model
 from schemas.book import Book, Channel
@@ -51,6 +52,7 @@ class ForwardSettings:
     modes: tuple[str, ...]
     confdir: Path
     upstream_ca: Path  # a bundle: system roots and what --upstream-ca adds
+    shared: bool  # other workers listen on the same port
 
 
 class Hosts:
@@ -239,7 +241,8 @@ class ForwardDoor:
     async def start(self) -> int:
         """Listen; the port in use. Raises PortInUseError."""
         settings = self._settings
-        _probe(settings.host, settings.port)
+        # Mitmproxy only logs that a port is taken: the kernel is asked first.
+        reserve("forward", settings.host, settings.port, shared=settings.shared).close()
         opts = options.Options(
             confdir=str(settings.confdir),
             listen_host=settings.host,
@@ -251,6 +254,8 @@ class ForwardDoor:
         self._master.addons.add(core.Core(), self._servers, self._addon, next_layer.NextLayer(), tlsconfig.TlsConfig())
         # Lazy: an upstream that is down must meet a recorded attempt, not the CONNECT before it.
         opts.update(connection_strategy="lazy", validate_inbound_headers=True)
+        if settings.shared:
+            mode_servers.AsyncioServerInstance.listen = _listen_shared  # type: ignore[method-assign, assignment]
         # mitmproxy answers an upstream that is down with a page for people, and has no option for it.
         mitm_http1.make_error_response = _error_response
         mitm_http1.ChunkedReader = _BodyOfChunks  # type: ignore[attr-defined]  # it knows no trailers, and would cut the message off at them
@@ -294,17 +299,14 @@ def _error_response(status_code: int, message: str = "") -> bytes:
     return bytes(http1.assemble_response(answer))
 
 
-def _probe(host: str, port: int) -> None:
-    """Mitmproxy only logs that a port is taken; ask the kernel first."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise PortInUseError(
-                f"the forward door cannot listen on {host}:{port}: {error.strerror}", "choose another --forward-port"
-            ) from None
+_listen_alone = mode_servers.AsyncioServerInstance.listen
+
+
+async def _listen_shared(instance: mode_servers.AsyncioServerInstance[Any], host: str, port: int) -> list[Any]:
+    """How a mode listens on TCP, on a port where other workers listen too; mitmproxy has no option for it."""
+    if instance.mode.transport_protocol != "tcp":
+        return await _listen_alone(instance, host, port)
+    return [await asyncio.start_server(instance.handle_stream, host, port, reuse_port=True)]
 
 
 def _text_headers(headers: http.Headers) -> Sequence[tuple[str, str]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from multidict import CIMultiDict
 
 from proxy.exchange import RequestHead
+from proxy.http_rules import RawHeaders, values
 
 ID_HEADER = "x-ledger-request-id"
 # RFC 9110 7.6.1: what concerns one hop only. Content-Length and Host are written anew for the next hop.
@@ -14,6 +15,7 @@ HOP_HEADERS = frozenset(
     "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade".split()
 )
 _NOT_SENT = HOP_HEADERS | {"host", "content-length", "expect"}
+_HOP_NAMES = frozenset(name.encode() for name in HOP_HEADERS)
 _OUR_HEADERS = "x-ledger-"
 _CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 
@@ -38,6 +40,20 @@ def with_credential(headers: CIMultiDict[str], secret: str | None) -> CIMultiDic
         headers.popall(name, None)
     headers[place.title() if place == "authorization" else place] = f"Bearer {secret}" if place == "authorization" else secret
     return headers
+
+
+def passed_on(headers: RawHeaders, *, hide_length: bool) -> tuple[RawHeaders, bool]:
+    """An answer's headers less the hop's (also those that Connection names), and whether they say how long its body is."""
+    named = {name.strip().lower() for value in values(headers, b"connection") for name in value.split(b",")}
+    kept: RawHeaders = []
+    sized = False
+    for field in headers:
+        lower = field[0].lower()
+        if lower in _HOP_NAMES or lower in named or (hide_length and lower == b"content-length"):
+            continue
+        sized = sized or lower == b"content-length"
+        kept.append(field)
+    return kept, sized
 
 
 def pairs(raw_headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:

@@ -29,8 +29,15 @@ from schemas.records import Record
 from schemas.spool import LOCK_FILE, WRITER_FILE, Slot, segment_name
 
 SEGMENT_BYTES = 64 << 20
-PROXY_SLOT = "proxy-0"
 ADMIN_SLOT = "admin"
+
+
+def slot_of(number: int) -> str:
+    """The journal slot of a proxy's worker."""
+    return f"proxy-{number}"
+
+
+PROXY_SLOT = slot_of(0)  # of a proxy that is one process
 
 
 class JournalError(OSError):

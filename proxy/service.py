@@ -9,12 +9,14 @@ import signal
 import ssl
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from proxy.admin import AdminPort
+import uvloop
+
+from proxy.admin import AdminPort, Figures, figures_of
 from proxy.authority import ensure_ca, upstream_roots
 from proxy.clock import Clock
 from proxy.desk import Desk
@@ -35,7 +37,7 @@ CLOCK_CHECK_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What `tokenledger proxy` was asked for; a port of None leaves that door shut, 0 lets the kernel choose."""
+    """What one process of `tokenledger proxy` serves; a port of None leaves that door shut, 0 lets the kernel choose."""
 
     home: Home
     host: str = "127.0.0.1"
@@ -44,6 +46,8 @@ class Settings:
     admin_port: int = 8782
     upstream_ca: Path | None = None
     forward_modes: tuple[str, ...] = ("regular",)
+    slot: str = PROXY_SLOT
+    shared: bool = False  # other workers listen on the same ports
 
 
 class Door(Protocol):
@@ -54,16 +58,59 @@ class Door(Protocol):
     async def stop(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Doors that accept."""
+
+    desk: Desk
+    journal: Journal
+    renewal: Renewal | None
+    addresses: dict[str, str]
+
+    def figures(self) -> Figures:
+        """What is counted now."""
+        return figures_of(self.desk, self.journal)
+
+    async def until(self, stopped: asyncio.Event) -> None:
+        """Serve until the event, with a look at the clock and the keys now and then."""
+        while not stopped.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopped.wait(), CLOCK_CHECK_S)
+            self.desk.check_clock()
+            if self.renewal is not None:
+                await self.renewal.check()
+
+
 def run(settings: Settings, say: Callable[[str], None]) -> int:
     """Serve until SIGTERM or SIGINT, then drain; 0. `say` is given the one `ready` line. Raises UsageError subclasses."""
-    return asyncio.run(_serve(settings, say))
+    return uvloop.run(_serve(settings, say))
 
 
 async def _serve(settings: Settings, say: Callable[[str], None]) -> int:
+    stopped, sealer = stop_signal(), Sealer(settings.home)
+    running: Running | None = None
+
+    async def figures() -> Figures:
+        return running.figures() if running is not None else {}
+
+    try:
+        async with AdminPort(settings.admin_port, figures) as admin, opened(settings) as running:
+            sealer.start()
+            admin.ready = True
+            say(" ".join(["ready", *(f"{name}={address}" for name, address in running.addresses.items())]))
+            await running.until(stopped)
+            admin.ready = False
+    finally:
+        await asyncio.to_thread(sealer.stop)
+    return 0
+
+
+@contextlib.asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Running]:
+    """Both doors on one journal, from when they accept; they drain when the block ends."""
     home = settings.home
     book = load_book(home.book)
-    journal = Journal(home, PROXY_SLOT)
-    sealer: subprocess.Popen[bytes] | None = None
+    journal = Journal(home, settings.slot)
     try:
         desk = Desk(book, Recording(home_key(home), book.settings.capture.bodies == "keep"), journal, Clock())
         ensure_ca(home)
@@ -72,56 +119,36 @@ async def _serve(settings: Settings, say: Callable[[str], None]) -> int:
         renewal: Renewal | None = None
         if settings.gateway_port is not None:
             tls = ssl.create_default_context(cafile=str(bundle))
-            gateway = GatewayDoor(settings.host, settings.gateway_port, desk, Plans(book), tls)
+            gateway = GatewayDoor(settings.host, settings.gateway_port, desk, Plans(book), tls, shared=settings.shared)
             renewal = Renewal(home, gateway.permissions, desk)
             await renewal.check()
             doors["gateway"] = gateway
         if settings.forward_port is not None:
-            forward = ForwardSettings(settings.host, settings.forward_port, settings.forward_modes, home.ca, bundle)
+            forward = ForwardSettings(settings.host, settings.forward_port, settings.forward_modes, home.ca, bundle, settings.shared)
             doors["forward"] = ForwardDoor(forward, book, desk)
-        admin = AdminPort(settings.admin_port, desk, journal)
         async with contextlib.AsyncExitStack() as stack:
             addresses = {}
-            await admin.start()
-            stack.push_async_callback(admin.stop)
             for name, door in doors.items():
                 port = await door.start()
                 stack.push_async_callback(door.stop)
-                addresses[name] = f"http://{_shown(settings.host)}:{port}"
+                addresses[name] = f"http://{shown(settings.host)}:{port}"
             await journal.append([desk.event("proxy_started", book=book.digest, torn_bytes=journal.truncated_bytes, **addresses)])
-            sealer = _start_sealer(home)
-            stopped = _on_signal()
-            admin.ready = True
-            say(" ".join(["ready", *(f"{name}={address}" for name, address in addresses.items())]))
-            await _until(stopped, desk, renewal)
-            admin.ready = False
+            yield Running(desk, journal, renewal, addresses)
             await _drain(desk, list(doors.values()))
             for attempt in list(desk.live):  # before the doors cut them, which would look as if the client had left
                 desk.close(attempt, "proxy_stopped", relayed=True)
         await journal.append([desk.event("proxy_stopped")])
     finally:
         journal.close()
-        if sealer is not None and sealer.stdin is not None:
-            sealer.stdin.close()  # its cue to seal what is left and end
-            sealer.wait()
-    return 0
 
 
-def _on_signal() -> asyncio.Event:
+def stop_signal() -> asyncio.Event:
+    """Set by SIGTERM or SIGINT."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stopped.set)
     return stopped
-
-
-async def _until(stopped: asyncio.Event, desk: Desk, renewal: Renewal | None) -> None:
-    while not stopped.is_set():
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stopped.wait(), CLOCK_CHECK_S)
-        desk.check_clock()
-        if renewal is not None:
-            await renewal.check()
 
 
 async def _drain(desk: Desk, doors: list[Door]) -> None:
@@ -132,12 +159,25 @@ async def _drain(desk: Desk, doors: list[Door]) -> None:
         await asyncio.wait_for(desk.idle(), DRAIN_S)
 
 
-def _start_sealer(home: Home) -> subprocess.Popen[bytes]:
-    """A process of its own: sealing inline would hold up every stream for seconds."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "proxy.seal", str(home.root), str(SEAL_EVERY_S)], stdin=subprocess.PIPE, start_new_session=True
-    )
+class Sealer:
+    """The sealing process: sealing inline would hold up every stream for seconds."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Begin to seal now and then."""
+        command = [sys.executable, "-m", "proxy.seal", str(self._home.root), str(SEAL_EVERY_S)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+
+    def stop(self) -> None:
+        """Seal what is left, and end; after the journals are closed."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+            self._process.wait()
 
 
-def _shown(host: str) -> str:
+def shown(host: str) -> str:
+    """A host as it stands in a URL."""
     return f"[{host}]" if ":" in host else host

@@ -22,7 +22,7 @@ from proxy.headers import HOP_HEADERS, pairs, sent_headers, with_credential
 from proxy.permissions import Refusal
 from proxy.redact import SECRET_SUBPROTOCOLS
 from proxy.routing import Next, Route, Target
-from proxy.upstream import BROKEN, CONNECT_TIMEOUT_S, session, what_failed
+from proxy.upstream import BROKEN, CONNECT_TIMEOUT_S, NotConnectedError, session, what_failed
 from schemas.records import Record
 
 # One message, inflated; past it the connection is closed with 1009. Vendors' own limits are far below.
@@ -171,7 +171,7 @@ class Upgrades:
         if target.channel.api_key_env is not None:
             protocols = [protocol for protocol in protocols if not protocol.startswith(SECRET_SUBPROTOCOLS)]
             if with_credential(headers, os.environ.get(target.channel.api_key_env)) is None:
-                raise aiohttp.ClientConnectionError(f"{target.channel.api_key_env}, which holds this channel's credential, is not set")
+                raise NotConnectedError(f"{target.channel.api_key_env}, which holds this channel's credential, is not set")
         async with asyncio.timeout(min(CONNECT_TIMEOUT_S, target.channel.timeout_s)):
             socket = await self._session.ws_connect(
                 self._url(exchange, target),

@@ -14,8 +14,12 @@ CONNECT_TIMEOUT_S = 30.0
 BROKEN = (aiohttp.ClientError, OSError, TimeoutError)
 
 
+class NotConnectedError(ConnectionError):
+    """No connection was made, so nothing was sent."""
+
+
 def session(tls: ssl.SSLContext, **more: Any) -> aiohttp.ClientSession:
-    """A client that adds nothing to what it sends and takes nothing away from what it gets."""
+    """The client for WebSockets, which adds nothing to what it sends and takes nothing away from what it gets."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ssl=tls, ttl_dns_cache=30),
         auto_decompress=False,
@@ -32,6 +36,6 @@ def what_failed(error: BaseException) -> tuple[Failure, str]:
     """A broken attempt as the routing rules' failure and as the record's ending."""
     if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
         return "timeout", "timeout"
-    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError) or type(error) is aiohttp.ClientConnectionError:
+    if isinstance(error, NotConnectedError | aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
         return "connect", "connect_error"
     return "connect", "upstream_truncated"

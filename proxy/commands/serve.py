@@ -8,6 +8,7 @@ import click
 
 from proxy import versions
 from proxy.service import Settings, run
+from proxy.workers import supervise
 from schemas.home import Home
 
 _PORT = click.IntRange(0, 65535)
@@ -18,6 +19,7 @@ _PORT = click.IntRange(0, 65535)
 @click.option("--gateway-port", type=_PORT, default=8780, show_default=True, help="Base-URL door; 0 takes a free port.")
 @click.option("--forward-port", type=_PORT, default=8781, show_default=True, help="HTTPS_PROXY door; 0 takes a free port.")
 @click.option("--admin-port", type=_PORT, default=8782, show_default=True, help="Loopback port of /healthz, /readyz and /metrics.")
+@click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes that share both ports.")
 @click.option("--no-gateway", is_flag=True, help="Leave the gateway door shut.")
 @click.option("--no-forward", is_flag=True, help="Leave the forward door shut.")
 @click.option(
@@ -42,6 +44,7 @@ def proxy(
     gateway_port: int,
     forward_port: int,
     admin_port: int,
+    workers: int,
     no_gateway: bool,
     no_forward: bool,
     upstream_ca: Path | None,
@@ -65,4 +68,4 @@ def proxy(
         upstream_ca=upstream_ca,
         forward_modes=forward_modes,
     )
-    return run(settings, click.echo)
+    return run(settings, click.echo) if workers == 1 else supervise(settings, workers, click.echo)
