@@ -90,11 +90,11 @@ def place(message: Any, path: tuple[str | int, ...]) -> Any:
     """The value at a path, or None."""
     value = message
     for step in path:
-        if isinstance(step, int):
-            value = value[step] if isinstance(value, list) and len(value) > step else None
+        if isinstance(value, dict):
+            value = value.get(step)
+        elif isinstance(value, list) and isinstance(step, int) and len(value) > step:
+            value = value[step]
         else:
-            value = value.get(step) if isinstance(value, dict) else None
-        if value is None:
             return None
     return value
 
@@ -102,8 +102,9 @@ def place(message: Any, path: tuple[str | int, ...]) -> Any:
 def facts(message: Mapping[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
     """The allow-listed members of a message, each left out if it is null or bulky."""
     kept = {}
-    for name in allowed & message.keys():
-        value = message[name]
+    for name, value in message.items():
+        if name not in allowed:
+            continue
         if name in PARTS:
             value = {part: value[part] for part in PARTS[name] & value.keys()} if isinstance(value, dict) else None
         if value is not None and (not isinstance(value, dict | list | str) or len(orjson.dumps(value)) <= MAX_FACTS_BYTES):
@@ -160,8 +161,7 @@ def gemini_chunks(message: Any) -> list[dict[str, Any]]:
 def error_of(message: Mapping[str, Any]) -> Any:
     """The error that a message carries, whichever way the vendor says it; None if there is none."""
     for path in _ERROR_PLACES:
-        error = place(message, path)
-        if error:
+        if path[0] in message and (error := place(message, path)):
             return error
     base = message.get("base_resp")
     return base if isinstance(base, dict) and base.get("status_code") not in (None, 0) else None

@@ -21,6 +21,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -418,17 +419,18 @@ class _Found:
     def _read_usage(self, message: dict[str, Any], data: bytes) -> None:
         verbatim: Any = None
         for name, steps in dialects.USAGE_PLACES.items():
-            if not dialects.place(message, steps):
+            if steps[0] not in message or not (found := dialects.place(message, steps)):
                 continue
-            if verbatim is None:
-                verbatim = _loads_verbatim(data)
-            self._keep_usage(name, dialects.place(verbatim, steps))
+            text = _dumps(found)
+            if text is None or _may_be_rewritten(text, data):
+                verbatim = _loads_verbatim(data) if verbatim is None else verbatim
+                text = _dumps(dialects.place(verbatim, steps))
+            self._keep_usage(name, text)
         if any(name in message for name in dialects.BODY_COUNTS[:2]):
             verbatim = _loads_verbatim(data) if verbatim is None else verbatim
-            self._keep_usage(dialects.BODY_PLACE, {name: verbatim[name] for name in dialects.BODY_COUNTS if name in verbatim})
+            self._keep_usage(dialects.BODY_PLACE, _dumps({name: verbatim[name] for name in dialects.BODY_COUNTS if name in verbatim}))
 
-    def _keep_usage(self, name: str, value: Any) -> None:
-        text = _dumps(value)
+    def _keep_usage(self, name: str, text: str | None) -> None:
         if text is None or len(text) > MAX_USAGE_BYTES:
             self.notes.add("unreadable_usage")
         else:
@@ -439,7 +441,7 @@ class _Message:
     """One message's bytes: counted and hashed whole, kept up to a limit, decoded as a copy."""
 
     def __init__(self, headers: Headers) -> None:
-        named = {name.lower(): value for name, value in headers}
+        named = {lower: value for name, value in headers if (lower := name.lower()).startswith("content-")}
         self.content_type = named.get("content-type")
         self.media_type = self.content_type.partition(";")[0].strip().lower() if self.content_type else None
         self.content_encoding = named.get("content-encoding")
@@ -449,13 +451,14 @@ class _Message:
         self.truncated = False
         self.undecodable = False
         self._kept: list[bytes] = []
-        self._hash = hashlib.sha256()
-        self._hashed = 0
+        self._hash: Any = None  # of what has passed, once it is too long to keep
+        self._digest: str | None = None  # of what is kept, once it was asked for
         self._decoder: Decoder | None = None
 
     def take(self, data: bytes) -> None:
         """The next bytes as they passed."""
         self.size += len(data)
+        self._digest = None
         if self.size <= KEPT_BYTES:
             self._kept.append(data)
         else:
@@ -466,7 +469,7 @@ class _Message:
         if not self.truncated:
             self.truncated = True
             self._kept = [self._content()]
-            self._hash.update(self._kept[0])
+            self._hash = hashlib.sha256(self._kept[0])
             room = KEPT_BYTES - len(self._kept[0])
             self._kept.append(data[:room])
         self._hash.update(data)
@@ -526,7 +529,9 @@ class _Message:
         """Of all bytes that passed; null if none did."""
         if not self.size:
             return None
-        return self._hash.hexdigest() if self.truncated else hashlib.sha256(self._content()).hexdigest()
+        if self._digest is None:
+            self._digest = self._hash.hexdigest() if self.truncated else hashlib.sha256(self._content()).hexdigest()
+        return self._digest
 
     def match_sha256(self) -> str | None:
         """Of the bytes with a multipart boundary made constant: an SDK draws a new one for each retry."""
@@ -546,7 +551,7 @@ class _Message:
         digest = self.sha256()
         if digest is None:
             return []
-        content_type = redact.scrub(self.content_type) if self.content_type else None
+        content_type = _scrubbed(self.content_type) if self.content_type else None
         content = self._content()
         return [Body(request_id=request_id, ordinal=ordinal, at=at, content_type=content_type,
                      content_encoding=self.content_encoding, size=self.size, sha256=digest, content=content)]  # fmt: skip
@@ -555,6 +560,11 @@ class _Message:
         if len(self._kept) != 1:
             self._kept = [b"".join(self._kept)]
         return self._kept[0]
+
+
+@lru_cache(maxsize=256)  # a multipart boundary apart, there are few
+def _scrubbed(content_type: str) -> str:
+    return redact.scrub(content_type)
 
 
 _BOUNDARY = re.compile(r'boundary="?([^";,\s]+)')
@@ -574,11 +584,21 @@ def loads(text: bytes) -> Any:
 
 def _loads_verbatim(text: bytes) -> Any:
     """The JSON value with every number kept as it was written: 1e3, 1.50 and 2^60 come out as they went in."""
-    return json.loads(text, parse_int=_number, parse_float=_number, parse_constant=str)
+    return _VERBATIM.decode(text.decode(json.detect_encoding(text), "surrogatepass"))
 
 
 def _number(lexeme: str) -> orjson.Fragment:
     return orjson.Fragment(lexeme.encode())
+
+
+_VERBATIM = json.JSONDecoder(parse_int=_number, parse_float=_number, parse_constant=str)
+_EXPONENT = re.compile(r"\de")
+_MINUS_ZERO = re.compile(rb"[\s:,\[]-0")
+
+
+def _may_be_rewritten(text: str, data: bytes) -> bool:
+    """Whether a value read from `data` and written as `text` may hold a number in other digits; whole numbers have but one way, less -0."""
+    return "." in text or _MINUS_ZERO.search(data) is not None or _EXPONENT.search(text) is not None
 
 
 def _dumps(value: Any) -> str | None:

@@ -7,10 +7,10 @@ to the client there is no way back: what upstream says is the answer.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
@@ -110,9 +110,10 @@ class Passage:
             return
         if self._attempt is not None and not self._attempt.finished:
             self._attempt.client_gone(now)
-        if self._patience is not None and self._patience.when() is None:
+        if self._patience is not None:
             limit_s = self._desk.book.settings.gateway.drain_after_client_gone_s
-            self._patience.reschedule(asyncio.get_running_loop().time() + limit_s)
+            with contextlib.suppress(RuntimeError):  # nobody waits for upstream just now
+                self._patience.reschedule(asyncio.get_running_loop().time() + limit_s)
 
     async def run(self) -> None:
         """The request is whole: try its channels in order, relay the answer."""
@@ -322,15 +323,11 @@ class Passage:
         if ending != "complete":
             connection.abort()  # the client must not take a cut answer for a whole one
 
-    @asynccontextmanager
-    async def _with_patience(self) -> AsyncIterator[None]:
+    def _with_patience(self) -> asyncio.Timeout:
         """No time limit while the client is there; the book's limit on reading on from the moment it leaves."""
         limit_s = self._desk.book.settings.gateway.drain_after_client_gone_s
-        async with asyncio.timeout(limit_s if self._gone_at is not None else None) as self._patience:
-            try:
-                yield
-            finally:
-                self._patience = None
+        self._patience = asyncio.timeout(limit_s if self._gone_at is not None else None)
+        return self._patience
 
     def _refuse(self, opened: Sequence[Record], status: int, words: str, code: str) -> None:
         """Our own answer instead of any attempt."""

@@ -7,7 +7,8 @@ their keyed fingerprint only (schemas/fingerprint.py).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from urllib.parse import unquote
 
 import orjson
@@ -93,15 +94,26 @@ MAX_TEXT = 500
 MAX_HEADER_VALUE = 4096
 
 
+# Of the few names that a proxy meets, most come with each message.
+@lru_cache(maxsize=1024)
+def _request_allowed(name: str) -> bool:
+    return _allowed(name, REQUEST_HEADERS, REQUEST_PREFIXES) or _SESSION_NAME.fullmatch(name) is not None
+
+
+@lru_cache(maxsize=1024)
+def _response_allowed(name: str) -> bool:
+    return _allowed(name, RESPONSE_HEADERS, RESPONSE_PREFIXES)
+
+
 def _allowed(name: str, names: frozenset[str], prefixes: tuple[str, ...]) -> bool:
     return (name in names or name.startswith(prefixes)) and not _SECRET_NAME.search(name)
 
 
-def _kept(headers: Headers, names: frozenset[str], prefixes: tuple[str, ...]) -> JsonText:
+def _kept(headers: Headers, allowed: Callable[[str], bool]) -> JsonText:
     kept: dict[str, str] = {}
     for name, value in headers:
         lower = name.lower()
-        if _allowed(lower, names, prefixes) or (names is REQUEST_HEADERS and _SESSION_NAME.fullmatch(lower)):
+        if allowed(lower):
             text = _storable(value[:MAX_HEADER_VALUE])
             kept[lower] = f"{kept[lower]}, {text}" if lower in kept else text
     return JsonText(orjson.dumps(kept).decode())
@@ -109,17 +121,17 @@ def _kept(headers: Headers, names: frozenset[str], prefixes: tuple[str, ...]) ->
 
 def _storable(text: str) -> str:
     """`text` as valid Unicode: what was no UTF-8 becomes U+FFFD."""
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return text if text.isascii() else text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def request_headers(headers: Headers) -> JsonText:
     """The allow-listed request headers as a JSON object, lower-case names, repeated ones joined with a comma."""
-    return _kept(headers, REQUEST_HEADERS, REQUEST_PREFIXES)
+    return _kept(headers, _request_allowed)
 
 
 def response_headers(headers: Headers) -> JsonText:
     """The allow-listed response headers as a JSON object, lower-case names, repeated ones joined with a comma."""
-    return _kept(headers, RESPONSE_HEADERS, RESPONSE_PREFIXES)
+    return _kept(headers, _response_allowed)
 
 
 def credential(headers: Headers, query: str) -> tuple[str, str] | None:
@@ -165,6 +177,7 @@ def scrub(text: str, limit: int = MAX_TEXT) -> str:
     return _SECRETS_IN_TEXT.sub("***", line[: limit * 2])[:limit]
 
 
+@lru_cache(maxsize=1024)  # paths and models come again and again
 def identifier(text: str, limit: int = 256) -> str:
     """An id, a model's name or a path: kept whole however long and opaque it is, unless it has the shape of a key."""
     return _KEY_IN_NAME.sub("***", _storable(text)[:limit])

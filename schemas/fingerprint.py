@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import hmac
 import os
 import secrets
@@ -23,7 +22,7 @@ class BrokenKeyError(LedgerError):
 
 def fingerprint(key: bytes, credential: str) -> str:
     """`fp_` and 32 hex digits: the first 128 bits of HMAC-SHA256 over the bare credential (no `Bearer `)."""
-    return PREFIX + hmac.new(key, credential.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()[:32]
+    return PREFIX + hmac.digest(key, credential.encode("utf-8", "surrogateescape"), "sha256").hex()[:32]
 
 
 def home_key(home: Home) -> bytes:
