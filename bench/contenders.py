@@ -92,12 +92,12 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: Command, port: int, core: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process on one core, from when it accepts on a port until the end of the block. Raises StartError."""
+def running(command: Command, port: int, cores: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process on these cores, from when it accepts on a port until the end of the block. Raises StartError."""
     log = folder / "log"
     with log.open("wb") as words:
         process = subprocess.Popen(
-            ["taskset", "-c", str(core), *command.words],
+            ["taskset", "-c", cores, *command.words],
             cwd=ROOT,
             stdout=words,
             stderr=subprocess.STDOUT,

@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench import contenders
+from bench import contenders, sealing, streams
 from bench.contenders import Command, StartError, free_port, home_of, running
 from bench.load import Load, LoadError, Round, once, wrk
 from schemas import manifest
@@ -38,7 +38,7 @@ PATH = "/v1/chat/completions"
 PEERS = {"Portkey gateway": contenders.PORTKEY, "LiteLLM proxy": contenders.LITELLM, "mitmdump": contenders.MITMDUMP}
 CLIENTS = 32
 ALONE = "the upstream alone"
-SERVER_CORE, LOAD_CORE = 0, (os.cpu_count() or 1) - 1
+SERVER_CORE, LOAD_CORE = "0", str((os.cpu_count() or 1) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,8 @@ class Effort:
 
     rounds: int
     seconds: int
+    streams: int = 2000
+    sealing_s: int = 60
 
 
 class BenchError(Exception):
@@ -107,7 +109,7 @@ def check_records(home: Home, taken: dict[int, list[Round]]) -> None:
 
 
 def _row(name: str, taken: dict[int, list[Round]]) -> Row:
-    busy, calm = taken[CLIENTS], taken[1]
+    busy, calm = (taken[clients][1:] or taken[clients] for clients in (CLIENTS, 1))  # the first warms up
     middle = statistics.median
     return Row(
         name,
@@ -154,10 +156,11 @@ def main() -> None:
     """Read the options, measure, print and write; ends with 1 and the reason where a figure would not be true."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
+    parser.add_argument("--sealing", type=int, default=60, metavar="SECONDS", help="how long sealing must keep up with full load")
     parser.add_argument("--only", action="append", help="a contender; repeatable. All that are installed otherwise")
     parser.add_argument("--json", type=Path, help="write the tables here too")
     options = parser.parse_args()
-    effort = Effort(2, 1) if options.quick else Effort(7, 2)
+    effort = Effort(3, 1, 200, 20) if options.quick else Effort(8, 2, 2000, options.sealing)
     result: dict[str, object] = {"machine": machine(), **asdict(effort)}
     print(result["machine"])
     with tempfile.TemporaryDirectory(prefix="tokenledger-bench-") as folder:
@@ -171,7 +174,13 @@ def main() -> None:
                 rows = compare(chosen, effort, _room(Path(folder), what), forward=what == "forward")
                 print(table(rows, ours))
                 result[what] = [asdict(row) for row in rows]
-        except (BenchError, LoadError, StartError) as fault:
+            if not options.only:
+                opened = streams.measure(_room(Path(folder), "streams"), effort.streams, effort.streams // 4, SERVER_CORE, LOAD_CORE)
+                print(streams.shown(opened))
+                kept_up = sealing.measure(_room(Path(folder), "sealing"), effort.sealing_s)
+                print(sealing.shown(kept_up))
+                result |= {"streams": asdict(opened), "sealing": asdict(kept_up)}
+        except (BenchError, LoadError, StartError, streams.StreamError, sealing.SealingError) as fault:
             sys.exit(f"bench: {fault}")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)

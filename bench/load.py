@@ -43,7 +43,7 @@ class Round:
     seconds: float
     p50_ms: float
     p99_ms: float
-    cpu_us: float  # user and system time of the contender's processes for each request
+    cpu_us: float  # user and system time of the contender's processes for each request; of a door of ours, with the sealing
 
     @property
     def per_second(self) -> float:
@@ -61,13 +61,13 @@ class Load:
     seconds: int
 
 
-def wrk(folder: Path, load: Load, core: int, pid: int) -> Round:
-    """One round of load from one core, and what the processes under `pid` spent meanwhile. Raises LoadError."""
+def wrk(folder: Path, load: Load, cores: str, pid: int) -> Round:
+    """One round of load from these cores, and what the processes under `pid` spent meanwhile. Raises LoadError."""
     script = folder / "wrk.lua"
     named = {**_HEADERS, **load.headers}
     lines = "\n".join(f"wrk.headers[{_lua(name)}] = {_lua(value)}" for name, value in named.items())
     script.write_text(_SCRIPT.format(path=_lua(load.path), body=_lua(BODY), headers=lines))
-    command = ["taskset", "-c", str(core), "wrk", "-t1", f"-c{load.clients}", f"-d{load.seconds}s", "--timeout", "30s", "-s", str(script)]
+    command = ["taskset", "-c", cores, "wrk", "-t1", f"-c{load.clients}", f"-d{load.seconds}s", "--timeout", "30s", "-s", str(script)]
     before = cpu_s(pid)
     done = subprocess.run([*command, f"http://127.0.0.1:{load.port}"], capture_output=True, text=True, check=False)
     spent = cpu_s(pid) - before

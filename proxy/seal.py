@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import hashlib
 import os
 import select
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def _seal_frames(home: Home, slot: Slot, found: list[Frame | Damage], after: int
     if not frames:
         return None
     frames.sort(key=lambda frame: frame.seq)
-    files = tuple(_write(home, slot.writer, kind, date, part) for (kind, date), part in sorted(_grouped(frames).items()))
+    files = tuple(_write(home, slot.writer, kind, day, part) for (kind, day), part in sorted(_grouped(frames).items()))
     seal_line = Seal(
         number=len(seals) + 1,
         previous=seals[-1].hash if seals else manifest.GENESIS,
@@ -112,21 +113,27 @@ def _append(path: Path, line: bytes) -> None:
 
 def _grouped(frames: list[Frame]) -> dict[tuple[str, str], list[Frame]]:
     """Frames by kind and UTC date of their own instant."""
-    groups: dict[tuple[str, str], list[Frame]] = {}
+    groups: dict[tuple[str, int], list[Frame]] = {}
     for frame in frames:
-        at = frame.fields[KINDS[frame.kind].instant]
-        date = datetime.fromtimestamp(at // 1_000_000, UTC).strftime("%Y-%m-%d")
-        groups.setdefault((frame.kind, date), []).append(frame)
-    return groups
+        day = frame.fields[KINDS[frame.kind].instant] // _DAY_US
+        groups.setdefault((frame.kind, day), []).append(frame)
+    return {(kind, (_EPOCH + timedelta(days=day)).isoformat()): part for (kind, day), part in groups.items()}
 
 
-def _write(home: Home, writer: str, kind: str, date: str, frames: list[Frame]) -> SealedFile:
-    folder = home.raw / kind / f"date={date}"
+_EPOCH = date(1970, 1, 1)
+_DAY_US = 86_400_000_000
+
+
+def _write(home: Home, writer: str, kind: str, day: str, frames: list[Frame]) -> SealedFile:
+    folder = home.raw / kind / f"date={day}"
     durable.make_folder(folder)
     path = folder / f"{writer}-{frames[0].seq:020d}.parquet"
     partial = path.with_suffix(".partial")
-    rows: list[dict[str, Any]] = [{**frame.fields, "writer": writer, "seq": frame.seq} for frame in frames]
-    table = pa.Table.from_pylist(rows, schema=ARROW[kind])
+    schema = ARROW[kind]
+    rows = [frame.fields for frame in frames]
+    columns: dict[str, Sequence[Any]] = {name: [row.get(name) for row in rows] for name in schema.names}
+    columns |= {"writer": [writer] * len(rows), "seq": [frame.seq for frame in frames]}
+    table = pa.Table.from_pydict(columns, schema=schema)
     pq.write_table(table, partial, compression="zstd", compression_level=3, write_page_checksum=True)
     data = partial.read_bytes()
     durable.sync(partial)
@@ -178,12 +185,14 @@ def seal_until_eof(home: Home, every_s: float) -> None:
     The proxy holds the other end of standard input, so that this process ends with it, however it ends.
     """
     os.nice(10)
+    gc.disable()  # a round makes records by the hundred thousand and no cycles; what few there are go after it
     open_ended = True
     while open_ended:
         ready, _, _ = select.select([sys.stdin], [], [], every_s)
         open_ended = not ready
         try:
             seal(home, Instant(time.time_ns() // 1000))
+            gc.collect()
         except (OSError, LedgerError) as error:  # a full disk, a broken manifest: the journal keeps all of it until it is mended
             sys.stderr.write(f"sealing failed, and is tried again in {every_s:g} s: {error}\n")
 

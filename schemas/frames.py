@@ -20,6 +20,7 @@ from schemas.records import Body, Record
 
 MAGIC = b"TLJ1"
 _HEAD = struct.Struct("<4sIQII")  # magic, payload length, seq, crc32, reserved zero
+_CHECKED = struct.Struct("<IQ")  # of the head, what its CRC covers
 _JSON_LENGTH = struct.Struct("<I")
 HEAD_BYTES = _HEAD.size
 MAX_PAYLOAD_BYTES = 1 << 30
@@ -48,7 +49,7 @@ def encode(record: Record, seq: int) -> bytes:
 
 
 def _crc(length: int, seq: int, content: bytes | memoryview) -> int:
-    return zlib.crc32(content, zlib.crc32(struct.pack("<IQ", length, seq)))
+    return zlib.crc32(content, zlib.crc32(_CHECKED.pack(length, seq)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +89,11 @@ def decode(data: bytes | memoryview) -> Iterator[Frame | Damage]:
 
 
 def _frame_at(view: memoryview, offset: int) -> Frame | None:
-    if offset + HEAD_BYTES > len(view) or view[offset : offset + 4] != MAGIC:
+    if offset + HEAD_BYTES > len(view):
         return None
-    _, length, seq, crc, reserved = _HEAD.unpack_from(view, offset)
+    magic, length, seq, crc, reserved = _HEAD.unpack_from(view, offset)
     start = offset + HEAD_BYTES
-    if reserved or length > MAX_PAYLOAD_BYTES or start + length > len(view):
+    if magic != MAGIC or reserved or length > MAX_PAYLOAD_BYTES or start + length > len(view):
         return None
     content = view[start : start + length]
     if _crc(length, seq, content) != crc:

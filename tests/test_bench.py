@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import doors
+from bench import doors, sealing, streams
 from bench.contenders import home_of
 from bench.doors import Effort
 from bench.ledger import BenchError, compare
@@ -39,3 +39,18 @@ def test_the_doors_are_compared_and_their_records_counted(tmp_path: Path, names:
     assert ours in doors.table(rows, ours)
     with pytest.raises(doors.BenchError, match="the records are"):
         doors.check_records(home_of(tmp_path / ours.replace(" ", "-")), {1: [Round(10_000_000, 1, 1, 1, 1)]})
+
+
+def test_streams_at_once_are_counted(tmp_path: Path) -> None:
+    """Thirty that all begin before any ends, each of them on record."""
+    found = streams.measure(tmp_path, 30, 10, doors.SERVER_CORE, doors.LOAD_CORE)
+    assert (found.at_once, found.complete) == (30, 30)
+    assert "30 of 30" in streams.shown(found)
+
+
+def test_sealing_is_watched_under_load(tmp_path: Path) -> None:
+    """Everything that passed is sealed in the end; how far sealing was behind is told in seconds of traffic."""
+    found = sealing.measure(tmp_path, 1)
+    assert found.per_second > 0
+    assert found.unsealed_last > 0
+    assert "unsealed" in sealing.shown(found)
