@@ -89,7 +89,7 @@ async def _serve(settings: Settings, say: Callable[[str], None]) -> int:
                 stack.push_async_callback(door.stop)
                 addresses[name] = f"http://{_shown(settings.host)}:{port}"
             await journal.append([desk.event("proxy_started", book=book.digest, torn_bytes=journal.truncated_bytes, **addresses)])
-            sealer = _start_sealer(home)
+            sealer = _start_sealer(home, book.settings.raw.store)
             stopped = _on_signal()
             admin.ready = True
             say(" ".join(["ready", *(f"{name}={address}" for name, address in addresses.items())]))
@@ -132,10 +132,12 @@ async def _drain(desk: Desk, doors: list[Door]) -> None:
         await asyncio.wait_for(desk.idle(), DRAIN_S)
 
 
-def _start_sealer(home: Home) -> subprocess.Popen[bytes]:
+def _start_sealer(home: Home, store: str | None) -> subprocess.Popen[bytes]:
     """A process of its own: sealing inline would hold up every stream for seconds."""
     return subprocess.Popen(
-        [sys.executable, "-m", "proxy.seal", str(home.root), str(SEAL_EVERY_S)], stdin=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-m", "proxy.seal", str(home.root), str(SEAL_EVERY_S), *([store] if store else [])],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
     )
 
 
