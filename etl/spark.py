@@ -50,8 +50,8 @@ def session(master: str) -> Iterator[SparkSession]:
     try:
         opened.sparkContext.setLogLevel("ERROR")
         for name, function in dialect.FUNCTIONS.items():
-            answered: Any = _ANSWERED[function.takes](function.expression)
-            opened.udf.register(dialect.PREFIX + name, arrow_udf(answered, function.returns))
+            asks: Any = arrow_udf  # its overloads name each kind of function but this one
+            opened.udf.register(dialect.PREFIX + name, asks(_ANSWERED[function.takes](function.expression), function.returns))
         yield opened
     finally:
         opened.stop()
