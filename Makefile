@@ -86,6 +86,20 @@ test-peers: .venv/.stamp .venv-peers/.stamp ## tests against others' server and 
 	@.venv-peers/bin/python $(PIP) install --no-deps --require-hashes --only-binary :all: -r requirements/peers.txt
 	@touch $@
 
+.PHONY: test-spark
+test-spark: .venv/.spark-stamp ## the models on a Spark cluster of two workers, every table equal to the last digit
+	@.venv/bin/pytest -m spark
+
+.PHONY: setup-spark
+setup-spark: .venv/.spark-stamp ## Spark beside the project in .venv, for `tokenledger ledger --engine spark`
+	@echo "setup: .venv has Spark"
+
+.venv/.spark-stamp: .venv/.stamp requirements/spark.txt
+	@command -v java >/dev/null || { $(call debian,openjdk-17-jre-headless); }
+	@echo "setup: Spark into .venv, some minutes"
+	@.venv/bin/python $(PIP) install --no-deps --no-build-isolation --require-hashes -r requirements/spark.txt
+	@touch $@
+
 .PHONY: soak
 soak: .venv/.stamp ## every fault at every call, a thousand kills, and thousands of random histories of the books, for hours
 	@.venv/bin/pytest -m soak
@@ -112,8 +126,9 @@ lock: ## compile the locks again from pyproject.toml and requirements/*.in; newe
 	compile() { "$$tool/bin/uv" pip compile --quiet --only-binary :all: --generate-hashes --python-version 3.11 \
 	  --custom-compile-command "make lock" $(UPGRADE) "$$@" >/dev/null; }; \
 	compile pyproject.toml requirements/build.in --extra dev --override requirements/overrides.txt -o requirements/lock.txt; \
-	compile requirements/peers.in -o requirements/peers.txt
-	@grep -c == requirements/lock.txt requirements/peers.txt
+	compile requirements/peers.in -o requirements/peers.txt; \
+	compile requirements/spark.in --no-binary pyspark -c requirements/lock.txt -o requirements/spark.txt
+	@grep -c == requirements/lock.txt requirements/peers.txt requirements/spark.txt
 
 .PHONY: sbom
 sbom: ## what the product is made of, as CycloneDX from the lock: sbom.json

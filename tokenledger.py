@@ -8,16 +8,20 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
 
-from schemas.errors import LedgerError
+from schemas.errors import LedgerError, UsageError
 from schemas.home import Home
+
+if TYPE_CHECKING:
+    from etl.kernel import Run  # the builder is loaded by `ledger` alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +171,22 @@ To see it all work on made-up traffic first: make demo"""
 @click.option("--reopen", metavar="P", help="Open this closed month and every later one again; needs --by and --reason. Closes nothing.")
 @click.option("--by", metavar="WHO", help="Who reopens.")
 @click.option("--reason", metavar="TEXT", help="Why it is reopened.")
+@click.option("--engine", type=click.Choice(["duckdb", "spark"]), default="duckdb", show_default=True, help="What runs the models.")
+@click.option("--master", metavar="URL", help="The Spark master, as spark://HOST:7077 or local[2]; goes with --engine spark.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON; amounts are texts.")
 @click.pass_obj
-def ledger(
-    home: Home, period: str | None, as_of: str | None, no_close: bool, reopen: str | None, by: str | None, reason: str | None, as_json: bool
+def ledger(  # noqa: PLR0913, PLR0917  a command takes one argument for each of its options, by name
+    home: Home,
+    /,
+    period: str | None,
+    as_of: str | None,
+    no_close: bool,
+    reopen: str | None,
+    by: str | None,
+    reason: str | None,
+    engine: str,
+    master: str | None,
+    as_json: bool,
 ) -> int:
     """Seal what was recorded, build the ledger, publish it, close each month that is over, and say where the balances stand.
 
@@ -184,14 +200,18 @@ def ledger(
     from schemas import manifest  # noqa: PLC0415
     from schemas.book import load_book  # noqa: PLC0415
     from schemas.instants import parse_instant  # noqa: PLC0415
+    from schemas.rawstore import RawStore  # noqa: PLC0415
     from schemas.records import Instant  # noqa: PLC0415
 
     if (reopen is None) != (by is None) or (reopen is None) != (reason is None) or (reopen is not None and not (by and reason)):
         raise click.UsageError("--reopen PERIOD, --by WHO and --reason TEXT go together")
-    load_book(home.book)  # a wrong book stops everything before anything is touched
+    if (engine == "spark") != (master is not None):
+        raise click.UsageError("--engine spark and --master URL go together")
+    book = load_book(home.book)  # a wrong book stops everything before anything is touched
+    store = RawStore(book.settings.raw.store) if book.settings.raw.store else None
     now = Instant(time.time_ns() // 1000) if as_of is None else parse_instant(as_of)
     _say("sealing what was recorded")
-    seal(home, now)
+    seal(home, now, store)
     if not manifest.read(home.manifest):
         click.echo("{}" if as_json else GET_TRAFFIC.format(home=home.root, command=_command(home)))
         return 0
@@ -199,8 +219,12 @@ def ledger(
     if reopen is not None:
         _note_reopening(home, now, reopen, by, reason)
         _say(f"reopened {', '.join(closing.reopen(home, reopen))}")
-    seal(home, now)
-    done = closing.close(home, now, period=period, closes=not no_close and reopen is None, progress=lambda step: _say(str(step)))
+    seal(home, now, store)
+    if store is not None:
+        _say(f"{store.fetch(home, _tell_fetched)} files fetched from {store.url}")
+    with _engine(home, master) as runs:
+        closes = not no_close and reopen is None
+        done = closing.close(home, now, period=period, closes=closes, progress=lambda step: _say(str(step)), engine=runs)
     result = done.built
     _say(f"published {result.path}: {result.requests} requests, {result.attempts} attempts, {result.seconds:.1f} s")
     for month in done.closed:
@@ -215,6 +239,27 @@ def ledger(
     for refusal in done.refusals:
         _say(str(refusal))
     return 1 if done.refusals else 0
+
+
+def _tell_fetched(count: int, of: int) -> None:
+    if count % 1000 == 0:
+        _say(f"{count} of {of} files fetched")
+
+
+@contextmanager
+def _engine(home: Home, master: str | None) -> Iterator[Run]:
+    """What runs the models: DuckDB here, or a Spark cluster that sees the home folder at the same path."""
+    if master is None:
+        from etl import kernel  # noqa: PLC0415  see `ledger`
+
+        yield kernel.run
+        return
+    try:
+        from etl import spark  # noqa: PLC0415  no other command waits for it, and it is an extra
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{error.name} is not installed", "make setup-spark, or pip install 'tokenledger[spark]'") from None
+    with spark.session(master) as session:
+        yield spark.Engine(session, home.ledger / ".spill" / "spark").run
 
 
 def _note_book(home: Home, now: int) -> None:

@@ -34,7 +34,7 @@ from etl.closed import (
     register_settled,
     settled_tries,
 )
-from etl.kernel import Model, Progress, Report, Step
+from etl.kernel import Model, Progress, Report, Run, Step
 from etl.lookup import check_endpoints, lookup_tables
 from etl.lots import make_lots
 from etl.reconcile.step import reconcile_bills
@@ -96,13 +96,14 @@ def build(
     progress: Report = silent,
     threads: int | None = None,
     memory_limit: str | None = None,
+    engine: Run = kernel.run,
 ) -> BuildResult:
     """Build everything recorded and publish it; the old ledger stays on any failure. `as_of` stands for the clock (register_book).
 
     Raises BookError, ManifestError, SealBroken, BuildRunningError, NotWrittenError or CheckFailed.
     """
     with lock(home) as spill_to:
-        return build_locked(home, spill_to, as_of=as_of, progress=progress, threads=threads, memory_limit=memory_limit)
+        return build_locked(home, spill_to, as_of=as_of, progress=progress, threads=threads, memory_limit=memory_limit, engine=engine)
 
 
 def build_locked(
@@ -113,6 +114,7 @@ def build_locked(
     progress: Report = silent,
     threads: int | None = None,
     memory_limit: str | None = None,
+    engine: Run = kernel.run,
 ) -> BuildResult:
     """The same, for who holds the lock."""
     began = time.perf_counter()
@@ -128,7 +130,7 @@ def build_locked(
             Step("98", "audit_chain", chain_audit_trail),
             Step("99", "bills", partial(reconcile_bills, home=home, book=book)),
         )
-        _run(connection, sources, book, progress, closed.until, as_of, together)
+        _run(connection, sources, book, progress, closed.until, as_of, together, engine)
         kernel.publish(connection, home.ledger_file)
         durable.replace(home.ledger / DIGEST_FILE, digest_line(home.ledger_file).encode())
         spend.write(home.spend_file, spending(connection))
@@ -148,6 +150,7 @@ def _run(
     until: int | None,
     as_of: int | None,
     more: Sequence[Step] = (),
+    engine: Run = kernel.run,
 ) -> None:
     check_endpoints(book.rates)
     for name, rows in lookup_tables().items():
@@ -159,7 +162,7 @@ def _run(
         Step("33", "recount", partial(recount, sources=sources)),
     )
     steps: list[Model | Step] = [*_models(), *reading, *more]
-    kernel.run(connection, steps, progress)
+    engine(connection, steps, progress)
 
 
 @cache

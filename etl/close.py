@@ -15,11 +15,11 @@ from pathlib import Path
 
 import duckdb
 
-from etl import merkle
+from etl import kernel, merkle
 from etl.build import BuildResult, build_locked, lock, silent
 from etl.closed import bounds, owned_by_month
 from etl.export.month import SEALED, export
-from etl.kernel import Report
+from etl.kernel import Report, Run
 from etl.published import open_ledger
 from etl.seals import (
     SEAL_FILE,
@@ -151,7 +151,14 @@ def _unsealed(home: Home, starts_at: int, ends_at: int) -> int:
 
 
 def close(
-    home: Home, as_of: int, *, period: str | None = None, closes: bool = True, progress: Report = silent, threads: int | None = None
+    home: Home,
+    as_of: int,
+    *,
+    period: str | None = None,
+    closes: bool = True,
+    progress: Report = silent,
+    threads: int | None = None,
+    engine: Run = kernel.run,
 ) -> Closing:
     """Build, publish, and close what can be closed; `as_of` (microseconds) stands for the clock, `period` limits it to one month.
 
@@ -159,7 +166,7 @@ def close(
     what was sealed.
     """
     with lock(home) as spill_to:
-        built = build_locked(home, spill_to, as_of=as_of, progress=progress, threads=threads)
+        built = build_locked(home, spill_to, as_of=as_of, progress=progress, threads=threads, engine=engine)
         if not closes:
             return Closing(built, (), (), ())
         closed: list[str] = []
@@ -177,7 +184,7 @@ def close(
                 closed.append(month)
                 done.add(month)
         if closed:
-            built = build_locked(home, spill_to, as_of=as_of, progress=progress, threads=threads)
+            built = build_locked(home, spill_to, as_of=as_of, progress=progress, threads=threads, engine=engine)
     return Closing(built, tuple(closed), tuple(seal.period for seal in verified), tuple(refused))
 
 

@@ -73,6 +73,9 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
+Run = Callable[
+    [duckdb.DuckDBPyConnection, Sequence["Model | Step"], Report], None
+]  # what runs the steps of a build: `run` below, or a cluster
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +115,18 @@ def _is_select(law: str) -> bool:
 
 def hold(connection: duckdb.DuckDBPyConnection, model: str, law: str) -> None:
     """Raise CheckFailed unless the law holds of the table: a condition of every row, or a select that must be empty."""
-    offending = law if _is_select(law) else f'SELECT * FROM "{model}" WHERE ({law}) IS DISTINCT FROM true'
+    offending = offending_rows(model, law)
     cursor = connection.execute(f"SELECT * FROM ({offending}) LIMIT {SAMPLE_ROWS}")
     columns = [column[0] for column in cursor.description or ()]
     sample = cursor.fetchall()
     if sample:
         ((count,),) = connection.execute(f"SELECT count(*) FROM ({offending})").fetchall()
         raise CheckFailed(model, law, count, columns, sample)
+
+
+def offending_rows(model: str, law: str) -> str:
+    """The select of the rows that break a law."""
+    return law if _is_select(law) else f'SELECT * FROM "{model}" WHERE ({law}) IS DISTINCT FROM true'
 
 
 def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
@@ -165,9 +173,14 @@ def _one_select(file: str, sql: str) -> None:
         raise ModelError(file, "holds something other than one select")
 
 
+def in_order(steps: Sequence[Model | Step]) -> list[Model | Step]:
+    """Steps in the order in which they run."""
+    return sorted(steps, key=lambda step: (step.number, step.name))
+
+
 def run(connection: duckdb.DuckDBPyConnection, steps: Sequence[Model | Step], report: Report) -> None:
     """Run models and steps in name order; raises CheckFailed at the first law that does not hold."""
-    ordered = sorted(steps, key=lambda step: (step.number, step.name))
+    ordered = in_order(steps)
     for place, step in enumerate(ordered, 1):
         began = time.perf_counter()
         rows = step.run(connection)

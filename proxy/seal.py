@@ -24,10 +24,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas import durable, manifest
+from schemas.book import load_book
 from schemas.errors import LedgerError
 from schemas.frames import Damage, Frame, decode
 from schemas.home import Home
 from schemas.manifest import Seal, SealedFile
+from schemas.rawstore import RawStore
 from schemas.records import ARROW, KINDS, Instant
 from schemas.spool import Slot, is_live, slots
 
@@ -41,22 +43,25 @@ class SealResult:
     missing: int
 
 
-def seal(home: Home, now: Instant) -> SealResult:
-    """Seal every whole frame that lies in spool/ and is not sealed yet. Safe beside a running proxy and another sealer."""
+def seal(home: Home, now: Instant, store: RawStore | None = None) -> SealResult:
+    """Seal every whole frame that lies in spool/ and is not sealed yet. Safe beside a running proxy and another sealer.
+
+    With a store the line is committed there, beside those of other homes. Raises what the store raises: then the spool keeps what was not sealed.
+    """
     rows = dict.fromkeys(KINDS, 0)
     files = missing = 0
-    if not home.spool.exists():
+    if not home.spool.exists() and store is None:
         return SealResult(rows, files, missing)
     durable.make_folder(home.raw)
     with _lock(home.raw / "seal.lock"):
         _mend(home.manifest)
-        seals = manifest.read(home.manifest)
+        seals = manifest.read(home.manifest) if store is None else store.join(home)
         for slot in slots(home):
             segments = slot.segments()
             for path in segments:
                 after = manifest.sealed_up_to(seals).get(slot.writer, 0)
                 found = list(decode(path.read_bytes()))
-                done = _seal_frames(home, slot, found, after, seals, now)
+                done = _seal_frames(home, slot, found, after, seals, now, store)
                 if done is not None:
                     seals.append(done)
                     files += len(done.files)
@@ -72,24 +77,28 @@ def seal(home: Home, now: Instant) -> SealResult:
     return SealResult(rows, files, missing)
 
 
-def _seal_frames(home: Home, slot: Slot, found: list[Frame | Damage], after: int, seals: list[Seal], now: Instant) -> Seal | None:
+def _seal_frames(
+    home: Home, slot: Slot, found: list[Frame | Damage], after: int, seals: list[Seal], now: Instant, store: RawStore | None
+) -> Seal | None:
     frames = [frame for frame in found if isinstance(frame, Frame) and frame.seq > after]
     if not frames:
         return None
     frames.sort(key=lambda frame: frame.seq)
     files = tuple(_write(home, slot.writer, kind, day, part) for (kind, day), part in sorted(_grouped(frames).items()))
-    seal_line = Seal(
-        number=len(seals) + 1,
-        previous=seals[-1].hash if seals else manifest.GENESIS,
+    sealed = Seal(
+        number=0,
+        previous="",
         writer=slot.writer,
         first_seq=frames[0].seq,
         last_seq=frames[-1].seq,
         missing=tuple(_gaps(after, [frame.seq for frame in frames])),
         sealed_at=now,
         files=files,
-    ).chained()
-    _append(home.manifest, seal_line.line())
-    return seal_line
+    ).after(seals)
+    if store is not None:
+        sealed = store.commit(home, seals, sealed)
+    _append(home.manifest, sealed.line())
+    return sealed
 
 
 def _append(path: Path, line: bytes) -> None:
@@ -179,7 +188,7 @@ def _lock(path: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def seal_until_eof(home: Home, every_s: float) -> None:
+def seal_until_eof(home: Home, every_s: float, store: RawStore | None) -> None:
     """Seal now and then until standard input ends, then once more: the sealing process beside a proxy.
 
     The proxy holds the other end of standard input, so that this process ends with it, however it ends.
@@ -191,11 +200,13 @@ def seal_until_eof(home: Home, every_s: float) -> None:
         ready, _, _ = select.select([sys.stdin], [], [], every_s)
         open_ended = not ready
         try:
-            seal(home, Instant(time.time_ns() // 1000))
+            seal(home, Instant(time.time_ns() // 1000), store)
             gc.collect()
         except (OSError, LedgerError) as error:  # a full disk, a broken manifest: the journal keeps all of it until it is mended
             sys.stderr.write(f"sealing failed, and is tried again in {every_s:g} s: {error}\n")
 
 
 if __name__ == "__main__":
-    seal_until_eof(Home(Path(sys.argv[1])), float(sys.argv[2]))
+    at = Home(Path(sys.argv[1]))
+    named = load_book(at.book).settings.raw.store
+    seal_until_eof(at, float(sys.argv[2]), RawStore(named) if named else None)

@@ -7,8 +7,8 @@ finish and is not there either. Each line's `hash` is SHA-256 over the previous 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,11 @@ class Seal:
         facts = asdict(self)
         del facts["hash"]
         text = orjson.dumps(facts, option=orjson.OPT_SORT_KEYS)
-        digest = hashlib.sha256(self.previous.encode() + text).hexdigest()
-        return Seal(**{**{name: getattr(self, name) for name in self.__slots__}, "hash": digest})
+        return replace(self, hash=hashlib.sha256(self.previous.encode() + text).hexdigest())
+
+    def after(self, chain: Sequence[Seal]) -> Seal:
+        """This seal as the next one of a chain."""
+        return replace(self, number=len(chain) + 1, previous=chain[-1].hash if chain else GENESIS).chained()
 
     def line(self) -> bytes:
         """The manifest line, newline included."""
@@ -67,19 +70,22 @@ def read(path: Path) -> list[Seal]:
     if not path.exists():
         return []
     seals: list[Seal] = []
-    previous = GENESIS
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+    for line in path.read_bytes().splitlines(keepends=True):
         if not line.endswith(b"\n"):
             break
-        try:
-            seal = _seal(orjson.loads(line))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ManifestError(f"{path} line {number} is unreadable: {error}", "restore the manifest from a copy") from None
-        if seal.previous != previous or seal.number != number or seal.chained().hash != seal.hash:
-            raise ManifestError(f"{path} line {number} breaks the hash chain", "restore the manifest from a copy")
-        seals.append(seal)
-        previous = seal.hash
+        seals.append(next_line(line, seals, f"{path} line {len(seals) + 1}"))
     return seals
+
+
+def next_line(line: bytes, chain: Sequence[Seal], where: str) -> Seal:
+    """The seal that a line is, where it goes on a chain. Raises ManifestError, which names `where` it stands."""
+    try:
+        seal = _seal(orjson.loads(line))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ManifestError(f"{where} is unreadable: {error}", "restore the manifest from a copy") from None
+    if seal != seal.after(chain):
+        raise ManifestError(f"{where} breaks the hash chain", "restore the manifest from a copy")
+    return seal
 
 
 def _seal(facts: dict[str, Any]) -> Seal:

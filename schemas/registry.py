@@ -177,6 +177,14 @@ class Gateway(Entry):
     )
 
 
+class Raw(Entry):
+    """`[raw]`: where sealed files lie."""
+
+    store: Annotated[str, _pattern(r"[a-z0-9]+://.+", "write it as s3://BUCKET/PREFIX")] | None = Field(
+        default=None, description="an object store that many sidecars share; raw/ then holds the same"
+    )
+
+
 class Settings(Entry):
     """book.toml."""
 
@@ -188,6 +196,7 @@ class Settings(Entry):
     capture: Capture = Capture()
     forward: Forward = Forward()
     gateway: Gateway = Gateway()
+    raw: Raw = Raw()
 
 
 class Rounding(Entry):

@@ -60,42 +60,60 @@ billed as (
         on m.raw_id = u.raw_request_id and m.raw_ordinal = u.raw_ordinal and m.piece = u.piece and m.meter = u.meter
     where m.unit_from < m.unit_to
 ),
+turned as (
+    -- what was measured, what the minimum and the step add to it, and what the allowance takes: each is a line of its own
+    select b.*, k.kind
+    from billed b
+    join (
+        select 'measured' as kind union all select 'minimum' union all select 'step' union all select 'free'
+    ) k
+        on k.kind = 'measured'
+        or (k.kind = 'minimum' and b.unit_to = b.quantity and b.least_quantity > b.quantity)
+        or (k.kind = 'step' and b.unit_to = b.quantity and b.billed_quantity > b.least_quantity)
+        or (k.kind = 'free' and b.unit_from = 0)
+),
 pieces as (
-    select * exclude (unit_from, unit_to), greatest(unit_from, free_quantity) as piece_from, unit_to as piece_to from billed
+    select
+        request_id, raw_id, raw_ordinal, ordinal, channel, sent_model, meter, optional,
+        case kind when 'minimum' then minimum_id when 'step' then step_id when 'free' then allowance_id else rate_id end as rate_id,
+        case kind when 'minimum' then minimum_from when 'step' then step_from when 'free' then allowance_from else rate_effective_from end as rate_effective_from,
+        case when kind = 'free' then cast(0 as decimal(18,12)) else unit_price end as unit_price,
+        case when kind <> 'free' then priced_as end as priced_as,
+        case when kind <> 'free' then own_unit_price end as own_unit_price,
+        case when kind <> 'free' then multiplier_id end as multiplier_id,
+        case when kind <> 'free' then fx_id end as fx_id,
+        case when kind <> 'free' then fx_rate end as fx_rate,
+        fx_from,
+        case when kind <> 'free' then no_rate_for end as no_rate_for,
+        list_rate_id, list_unit_price, list_own_price, list_fx_id, list_fx_rate, list_fx_from,
+        case kind
+            when 'measured' then greatest(unit_from, free_quantity)
+            when 'minimum' then greatest(quantity, free_quantity)
+            when 'step' then greatest(least_quantity, free_quantity)
+            else 0
+        end as piece_from,
+        case kind when 'measured' then unit_to when 'minimum' then least_quantity when 'step' then billed_quantity else free_quantity end as piece_to
+    from turned
+),
+counted as (
+    select
+        request_id, raw_id, raw_ordinal, ordinal, channel, sent_model, meter, quantity, optional,
+        rate_id, unit_price, rate_effective_from, priced_as, own_unit_price, multiplier_id, fx_id, fx_rate, fx_from, no_rate_for,
+        list_rate_id, list_unit_price, list_own_price, list_fx_id, list_fx_rate, list_fx_from
+    from priced where not is_cut and not is_termed
     union all
     select
-        * exclude (unit_from, unit_to) replace (minimum_id as rate_id, minimum_from as rate_effective_from),
-        greatest(quantity, free_quantity), least_quantity
-    from billed where unit_to = quantity and least_quantity > quantity
-    union all
-    select
-        * exclude (unit_from, unit_to) replace (step_id as rate_id, step_from as rate_effective_from),
-        greatest(least_quantity, free_quantity), billed_quantity
-    from billed where unit_to = quantity and billed_quantity > least_quantity
-    union all
-    select
-        * exclude (unit_from, unit_to) replace (
-            allowance_id as rate_id, allowance_from as rate_effective_from, cast(0 as decimal(18,12)) as unit_price,
-            cast(null as varchar) as priced_as,
-            cast(null as decimal(18,12)) as own_unit_price, cast(null as varchar) as multiplier_id, cast(null as varchar) as fx_id,
-            cast(null as decimal(18,12)) as fx_rate, cast(null as varchar) as no_rate_for
-        ),
-        cast(0 as bigint), free_quantity
-    from billed where unit_from = 0
+        request_id, raw_id, raw_ordinal, ordinal, channel, sent_model, meter, piece_to - piece_from, optional,
+        rate_id, unit_price, rate_effective_from, priced_as, own_unit_price, multiplier_id, fx_id, fx_rate, fx_from, no_rate_for,
+        list_rate_id, list_unit_price, list_own_price, list_fx_id, list_fx_rate, list_fx_from
+    from pieces where piece_from < piece_to
 ),
 asked as (
     select
         request_id, raw_id, raw_ordinal, ordinal, channel, sent_model, meter, cast(sum(quantity) as bigint) as quantity, optional,
         rate_id, unit_price, rate_effective_from, priced_as, own_unit_price, multiplier_id, fx_id, fx_rate, fx_from, no_rate_for,
         list_rate_id, list_unit_price, list_own_price, list_fx_id, list_fx_rate, list_fx_from
-    from (
-        select * from priced where not is_cut and not is_termed
-        union all
-        select
-            * exclude (piece_from, piece_to, least_quantity, billed_quantity, free_quantity) replace (piece_to - piece_from as quantity)
-        from pieces where piece_from < piece_to
-    )
-    group by all
+    from counted group by all
 ),
 flat as (
     select

@@ -37,10 +37,13 @@ plain as (
     select n.name, translate(regexp_replace(lower(trim(n.name)), r.dropped, '', 'g'), '._@', '---') as plain
     from names n cross join rules r
 ),
-rewritten as (
-    select p.name, coalesce(regexp_replace(p.plain, w.pattern, w.replacement), p.plain) as plain
-    from plain p left join table_model_names w on w.kind = 'rewrite' and regexp_matches(p.plain, w.pattern)
+matched as (
+    select p.name, regexp_replace(p.plain, w.pattern, w.replacement) as plain
+    from plain p join table_model_names w on w.kind = 'rewrite' and regexp_matches(p.plain, w.pattern)
     qualify row_number() over (partition by p.name order by w.pattern) = 1
+),
+rewritten as (
+    select p.name, coalesce(m.plain, p.plain) as plain from plain p left join matched m on p.name = m.name
 ),
 compared as (
     -- names and addresses are few, and a pattern is costly to ask

@@ -1,0 +1,108 @@
+"""The models on a Spark cluster make what they make on DuckDB, in every published table, to the last digit."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from etl.close import close
+from schemas.home import Home
+from schemas.instants import parse_instant
+from schemas.ledger import TABLES
+from schemas.records import Record
+from tests.cluster import spark_cluster
+from tests.rawdata import DAY, NOON, Archive, attempt, call, event, failure, more_rates, request, terms, topup, write_book
+from tests.test_journey import Travelled, travelled  # noqa: F401  the fixture is asked for by name
+
+pytestmark = [
+    pytest.mark.spark,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(importlib.util.find_spec("pyspark") is None, reason="Spark is not installed: run `make test-spark`"),
+]
+
+
+@pytest.fixture(scope="module")
+def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A cluster of two workers."""
+    with spark_cluster(tmp_path_factory.mktemp("cluster"), workers=2) as url:
+        yield url
+
+
+def differences(one: Path, other: Path) -> dict[str, int]:
+    """For each published table the number of rows that only one of the two ledgers has, each counted as often as it stands there."""
+    connection = duckdb.connect()
+    connection.execute(f"ATTACH '{one}' AS one (READ_ONLY)")
+    connection.execute(f"ATTACH '{other}' AS other (READ_ONLY)")
+    found = {}
+    for table in TABLES:
+        sides = [f'SELECT * FROM {side}."{table.name}"' for side in ("one", "other")]
+        ((rows,),) = connection.execute(
+            f"SELECT (SELECT count(*) FROM ({sides[0]} EXCEPT ALL {sides[1]})) + (SELECT count(*) FROM ({sides[1]} EXCEPT ALL {sides[0]}))"
+        ).fetchall()
+        found[table.name] = rows
+    return {name: rows for name, rows in found.items() if rows}
+
+
+def built_on(master: str, home: Home, as_of: str) -> Path:
+    """The ledger that the command publishes when it builds on the cluster."""
+    command = [sys.executable, "-m", "tokenledger", "--home", str(home.root), "ledger", "--as-of", as_of, "--no-close"]
+    done = subprocess.run([*command, "--engine", "spark", "--master", master], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return home.ledger_file
+
+
+def test_every_golden_case_has_the_same_ledger(master: str, travelled: Travelled, tmp_path: Path) -> None:  # noqa: F811
+    """Every endpoint, dialect, stream and gateway of the wire, through both doors: no table differs by a row."""
+    here = tmp_path / "here.duckdb"
+    here.write_bytes(travelled.home.ledger_file.read_bytes())
+    as_of = travelled.rows("select strftime(max(created_at), '%Y-%m-%dT%H:%M:%SZ') as at from ledger")[0]["at"]
+    close(travelled.home, parse_instant(as_of), closes=False)
+    here.write_bytes(travelled.home.ledger_file.read_bytes())
+    assert differences(here, built_on(master, travelled.home, as_of)) == {}
+
+
+def test_books_with_a_closed_month_are_the_same(master: str, tmp_path: Path) -> None:
+    """Terms, currencies, marginal limits, entries of every kind, a closed month and what came late for it: no table differs by a row."""
+    home = Home(tmp_path / "home")
+    write_book(
+        home,
+        rates=more_rates(
+            "official gpt-4o-mini input 0.05 min=900 marginal=true",
+            "official euro input 2 currency=EUR",
+            "official euro output 3 currency=EUR",
+        ),
+        terms=terms(
+            "official gpt-4o-mini output multiplier 1.1", "official gpt-4o-mini input allowance_day 700", "official euro input minimum 5000"
+        ),
+        fx="EUR,1.087654321,2026-01-01T00:00:00Z,,test,\n",
+    )
+    archive = Archive(home)
+    archive.seal([topup("t1", "10", paid="9", bonus="1"), *call("a"), *call("b", NOON + 1, model="euro"), *_failed("c", NOON + 2)])
+    assert close(home, parse_instant("2026-11-02T00:00:00Z")).closed == ("2026-10",)
+    entry = {"actor": "ada", "reason": "why", "reference": "r", "wallet": "research", "bucket": "official_credit", "currency": "USD"}
+    november = parse_instant("2026-11-10T12:00:00Z")
+    archive.seal(
+        [
+            *call("late", NOON + DAY),
+            *(record for n in range(50) for record in call(f"n{n}", november + n, prompt=100 * n + 1, completion=n)),
+            event("e1", "wallet_adjust", november, **entry | {"amount": "-0.5"}),
+            event("e2", "wallet_transfer", november, **entry | {"amount": "1", "to_wallet": "research", "to_bucket": "pool"}),
+            event("e3", "wallet_hold", november, **entry | {"amount": "2", "until": "2026-12-01T00:00:00Z"}),
+            event("e4", "wallet_snapshot", november, **entry | {"amount": "3"}),
+        ]
+    )
+    as_of = "2026-11-20T00:00:00Z"
+    close(home, parse_instant(as_of), closes=False)
+    here = tmp_path / "here.duckdb"
+    here.write_bytes(home.ledger_file.read_bytes())
+    assert differences(here, built_on(master, home, as_of)) == {}
+
+
+def _failed(request_id: str, at: int) -> list[Record]:
+    return [request(request_id, at), attempt(request_id, at=at), failure(request_id, at=at + 1)]
