@@ -67,6 +67,11 @@ proxy: .venv/.stamp ## both doors, until stopped
 web: .venv/.stamp ## the pages over the published ledger, until stopped
 	@exec $(TOKENLEDGER) web $(HOME_OPTION)
 
+.PHONY: screenshots
+screenshots: .venv/.stamp | debian-packages ## each page in light, dark and phone width, from the demo's data, into screenshots/
+	@test -e $(or $(HOME_DIR),data/demo)/ledger/ledger.duckdb || $(MAKE) --no-print-directory demo
+	@.venv/bin/python tools/screenshots.py $(or $(HOME_DIR),data/demo) screenshots
+
 .PHONY: check
 check: .venv/.stamp ## formatting, lint, types, import floors
 	@failed=0; \
@@ -91,8 +96,9 @@ soak: .venv/.stamp ## every fault at every call, a thousand kills, and thousands
 	@.venv/bin/pytest -m soak
 
 .PHONY: bench
-bench: .venv/.stamp ## a generated month copied, built and built again, as a ratio; QUICK=1 for a small one
+bench: .venv/.stamp ## a generated month copied, built and built again, and asked by each page, as ratios; QUICK=1 for a small one
 	@.venv/bin/python -m bench.ledger --requests $(if $(QUICK),100000,1000000)
+	@.venv/bin/python -m bench.pages --requests $(if $(QUICK),100000,1000000)
 
 .PHONY: lock
 lock: ## compile the locks again from pyproject.toml and requirements/*.in; newest versions with UPGRADE=--upgrade
