@@ -60,7 +60,7 @@ def page(asked: Asked) -> Page:
     different = sum(row[-1] for row in substitutions)
     return Page(
         title="Route health",
-        lead="Latency is that of whole requests, by nearest rank. A fallback's cost in time is what passed before the backup was asked.",
+        lead="Times are those of tries that ended ok, start to end, by nearest rank. What a fallback added is the time that passed before the backup was asked.",
         choices=period_links(choice, known, PATH),
         notices=[Notice("bad", f"{different:,} tries were answered by another model than the one sent", "#substitution")] if different else (),
         figures=[*_figures(days, currency, since), *figures.by_day("Time that fallbacks added, p50", _added(asked, choice.period), "ms", since)],
