@@ -67,6 +67,11 @@ proxy: .venv/.stamp ## both doors, until stopped
 web: .venv/.stamp ## the pages over the published ledger, until stopped
 	@exec $(TOKENLEDGER) web $(HOME_OPTION)
 
+.PHONY: screenshots
+screenshots: .venv/.stamp | debian-packages ## each page in light, dark and phone width, from the demo's data, into screenshots/
+	@test -e $(or $(HOME_DIR),data/demo)/ledger/ledger.duckdb || $(MAKE) --no-print-directory demo
+	@.venv/bin/python tools/screenshots.py $(or $(HOME_DIR),data/demo) screenshots
+
 .PHONY: check
 check: .venv/.stamp ## formatting, lint, types, import floors
 	@failed=0; \
@@ -105,7 +110,7 @@ soak: .venv/.stamp ## every fault at every call, a thousand kills, and thousands
 	@.venv/bin/pytest -m soak
 
 .PHONY: bench
-bench: bench-doors bench-ledger ## the doors beside others' relays and gateways, and the building of the ledger, as ratios; QUICK=1 for less
+bench: bench-doors bench-ledger bench-pages ## the doors beside others' relays and gateways, the building of the ledger and its pages, as ratios; QUICK=1 for less
 
 .PHONY: bench-doors
 bench-doors: .venv/.stamp .venv-peers/.stamp bench/node/node_modules/.stamp | debian-packages
@@ -114,6 +119,10 @@ bench-doors: .venv/.stamp .venv-peers/.stamp bench/node/node_modules/.stamp | de
 .PHONY: bench-ledger
 bench-ledger: .venv/.stamp
 	@.venv/bin/python -m bench.ledger --requests $(if $(QUICK),100000,1000000)
+
+.PHONY: bench-pages
+bench-pages: .venv/.stamp
+	@.venv/bin/python -m bench.pages --requests $(if $(QUICK),100000,1000000)
 
 bench/node/node_modules/.stamp: bench/node/package-lock.json | debian-packages
 	@cd bench/node && npm ci --no-audit --no-fund --loglevel=error

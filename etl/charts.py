@@ -7,6 +7,8 @@ the same bytes on every machine; colours of text and rules are the page's (`temp
 from __future__ import annotations
 
 import datetime as dt
+import functools
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +37,7 @@ _THEME = {
         "labelFontSize": 12,
         "titleFontSize": 12,
         "titleFontWeight": "normal",
+        "titlePadding": 10,
         "labelLimit": 140,
         "gridColor": "#8884",
         "domainColor": "#888",
@@ -117,6 +120,21 @@ def bars(rows: Sequence[Bar], unit: str) -> str:
 
 def steps(points: Sequence[Point], begin: dt.datetime, end: dt.datetime, unit: str) -> str:
     """One stepped line a series from `begin` to `end`, at most eight series; the time axis is UTC."""
+    mark = {"type": "line", "interpolate": "step-after", "strokeWidth": 2, "point": {"size": 12}}
+    return _over_time(points, unit, mark, [instant(begin), instant(end)])
+
+
+def lines(points: Sequence[Point], begin: dt.datetime, end: dt.datetime, unit: str) -> str:
+    """One straight line a series through its points, for what is measured anew each day; at most eight series, UTC."""
+    return _over_time(points, unit, {"type": "line", "strokeWidth": 2, "point": {"size": 20}}, [instant(begin), instant(end)])
+
+
+def columns(points: Sequence[Point], begin: dt.datetime, end: dt.datetime, unit: str) -> str:
+    """One standing bar a UTC day, its series upon one another; at most eight series."""
+    return _over_time(points, unit, {"type": "bar"}, [instant(begin), instant(end)])
+
+
+def _over_time(points: Sequence[Point], unit: str, mark: dict[str, Any], domain: list[str]) -> str:
     series = list(dict.fromkeys(cell(point.series) for point in points))[:MOST_SERIES]
     values = [
         {
@@ -128,19 +146,20 @@ def steps(points: Sequence[Point], begin: dt.datetime, end: dt.datetime, unit: s
         for point in points
         if cell(point.series) in series
     ]
+    days = {"timeUnit": "utcyearmonthdate"} if mark["type"] == "bar" else {}
     encoding = {
         "x": {
             "field": "at",
             "type": "temporal",
-            "scale": {"type": "utc", "domain": [instant(begin), instant(end)]},
+            "scale": {"type": "utc", "domain": domain},
             "title": "day (UTC)",
-            "axis": {"format": "%d %b", "tickCount": 6, "labelFlush": True},
+            "axis": {"format": "%d %b", "tickCount": 6, "labelFlush": True, "labelOverlap": True},
+            **days,
         },
         "y": {"field": "amount", "type": "quantitative", "title": unit, "axis": {"tickCount": 5}},
         "color": {"field": "series", "type": "nominal", "sort": series, "scale": {"range": list(COLOURS)}},
         "description": {"field": "told", "type": "nominal"},
     }
-    mark = {"type": "line", "interpolate": "step-after", "strokeWidth": 2, "point": {"size": 12}}
     rows_of_legend = (len(series) + 1) // 2
     return _draw(230 + 20 * rows_of_legend, {"data": {"values": values}, "mark": mark, "encoding": encoding})
 
@@ -222,5 +241,10 @@ def _draw(height: int, spec: dict[str, Any]) -> str:
         "config": _THEME,
         **spec,
     }
+    return _svg(json.dumps(whole))
+
+
+@functools.lru_cache(maxsize=64)  # the pages draw the same rows for each reader
+def _svg(whole: str) -> str:
     svg = vl_convert.vegalite_to_svg(whole, vl_version="6.4")
     return _SIZE.sub(r"<svg \1", svg, count=1)  # the page says how large it is shown, the viewBox keeps its shape

@@ -84,6 +84,7 @@ class Law:
 
     select: str
     cure: str
+    adds_up: bool = False  # goes through the whole journal, which a page has no time for: each build holds it already
 
 
 # Each is asked of the published ledger, with the month as $period.
@@ -112,6 +113,7 @@ LAWS: tuple[Law, ...] = (
         "SELECT 'transaction ' || transaction_id || ' sums to ' || sum(amount) || ' ' || currency, '' FROM journal WHERE period = $period "
         "GROUP BY transaction_id, currency HAVING sum(amount) IS DISTINCT FROM 0 ORDER BY 1",
         "tokenledger ledger",
+        adds_up=True,
     ),
     Law(
         "SELECT 'quarantined file ' || subject || ': ' || detail, subject FROM data_quality "
@@ -132,12 +134,16 @@ LAWS: tuple[Law, ...] = (
 )
 
 
+def standing(connection: duckdb.DuckDBPyConnection, period: str, laws: Sequence[Law]) -> Iterator[Refusal]:
+    """What these laws have against a month of the published ledger."""
+    for law in laws:
+        for reason, subject in connection.execute(law.select, {"period": period}).fetchall():
+            yield Refusal(period, " ".join(reason.split()), law.cure.replace("SUBJECT", shlex.quote(subject)))
+
+
 def refusals(connection: duckdb.DuckDBPyConnection, home: Home, period: str, starts_at: int, ends_at: int) -> tuple[Refusal, ...]:
     """Everything that stands against closing a month of the published ledger; empty where nothing does."""
-    found = []
-    for law in LAWS:
-        for reason, subject in connection.execute(law.select, {"period": period}).fetchall():
-            found.append(Refusal(period, " ".join(reason.split()), law.cure.replace("SUBJECT", shlex.quote(subject))))
+    found = list(standing(connection, period, LAWS))
     waiting = _unsealed(home, starts_at, ends_at)
     if waiting:
         found.append(Refusal(period, f"{waiting} records of it are not sealed yet", "tokenledger ledger"))

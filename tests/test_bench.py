@@ -13,7 +13,9 @@ from bench.doors import Effort
 from bench.ledger import BenchError, compare
 from bench.load import Round
 from bench.months import make_month
+from bench.pages import addresses, report
 from etl.build import build
+from etl.published import open_ledger
 
 
 def test_a_generated_month_comes_to_what_its_generator_says(tmp_path: Path) -> None:
@@ -54,3 +56,14 @@ def test_sealing_is_watched_under_load(tmp_path: Path) -> None:
     assert found.per_second > 0
     assert found.unsealed_last > 0
     assert "unsealed" in sealing.shown(found)
+
+
+def test_every_page_is_asked_and_told(tmp_path: Path) -> None:
+    """Each page that reads the ledger stands in the table, the way down and the searches too, with what it took."""
+    month = make_month(tmp_path, 500)
+    build(month.home)
+    with open_ledger(month.home) as db:
+        asked_for = addresses(db)
+    told = report(month.home, asked_for)
+    assert {line.split()[0] for line in told[2:-1]} == set(asked_for)
+    assert len(asked_for) > 30

@@ -22,11 +22,13 @@ from playwright.sync_api import Request as Asking
 
 from schemas.home import Home
 from schemas.records import Record
+from tests.billed import recorded
 from tests.hostile import HOSTILE, MARK
 from tests.rawdata import DAY, NOON, SECOND, attempt, broken, built, call, failure, request, response, rows, topup, usage
 from tests.sidecar import ROOT, command
 
 PAGES = ("/", "/requests", "/routes", "/wallets", "/audit", "/prices", "/close", "/playground", "/live", "/sql")
+SEEN = (*PAGES, "/?period=all&project=search", "/wallets?wallet=w", "/requests/fell", "/runs/run-9")
 READING = ("/", "/requests", "/routes", "/wallets", "/audit", "/prices", "/close", "/sql")
 AXE = ROOT / "tests" / "node" / "node_modules" / "axe-core" / "axe.min.js"
 MANY = 130
@@ -170,7 +172,7 @@ class NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize("path", SEEN)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_page_opens_without_complaint_and_without_a_serious_fault_for_who_cannot_see_it(
     pages: str, chromium: Browser, path: str, scheme: str
@@ -270,6 +272,13 @@ def test_a_search_that_cannot_be_understood_is_told(pages: str, watched: Watched
     ]
 
 
+@pytest.mark.parametrize("path", ["/prices?at=", "/requests?from=", "/requests?after="])
+def test_an_instant_beyond_the_calendar_is_told(pages: str, path: str) -> None:
+    """An offset that leads out of the year 1 is no fault of the server's."""
+    status, text = get(pages + path + urllib.parse.quote("0001-01-01T00:00:00+23:00"))
+    assert (status, "write an instant as" in text) == (200, True)
+
+
 def test_hostile_texts_are_only_texts(pages: str, watched: Watched) -> None:
     """Fifty texts as model, user, project, run, tag and error: shown, none run, none breaks a page or changes where links lead."""
     for path in (
@@ -297,6 +306,75 @@ def test_hostile_texts_in_the_address_are_only_texts(pages: str, watched: Watche
         for path in ("/requests", "/wallets", "/prices", "/"):
             page = watched.open(f"{pages}{path}?{fields}")
             assert page.evaluate(f"window.{MARK}") is None, (path, text)
+
+
+def test_every_balance_proof_adds_up_as_it_stands(pages: str, watched: Watched) -> None:
+    """The terms of each row, read off the hover text with the signs of the note below, come to its closing."""
+    page = watched.open(f"{pages}/wallets?period=all")
+    table = page.get_by_role("region", name="The balance proof")
+    heads = table.locator("th").all_inner_texts()
+    lines = table.locator("tbody tr").all()
+    assert lines
+    for line in lines:
+        told = dict(zip(heads, [cell.get_attribute("title") for cell in line.locator("td").all()], strict=True))
+        terms = {name: Decimal(str(told[name]).split()[0]) for name in heads[3:14]}
+        less = terms["charges"] + terms["suspense"] + terms["expiries"]
+        assert terms["closing"] == sum(terms.values()) - terms["closing"] - 2 * less, terms
+
+
+def test_a_wallet_shows_its_balance_over_time_and_its_entries_with_their_reasons(pages: str, watched: Watched) -> None:
+    """From the balances by clicking: a chart of that bucket alone, and the statement with the top-up."""
+    page = watched.open(f"{pages}/wallets")
+    page.get_by_role("region", name="Balances").get_by_role("link", name="official_credit").first.click()
+    expect(page.get_by_role("figure", name=re.compile("Balance by bucket"))).to_have_count(1)
+    page.get_by_label("kind").select_option("topup")
+    page.get_by_role("button", name="Show").click()
+    expect(page.get_by_role("region", name=re.compile("Statement of")).locator("tbody tr")).to_have_count(1)
+
+
+def test_routes_are_told_from_day_to_day(pages: str, home: Home, watched: Watched) -> None:
+    """Each day's tries by channel are those of the attempts, and the charts over time stand above them."""
+    page = watched.open(f"{pages}/routes?period=all")
+    assert page.locator("figure svg").count() >= 3
+    lines = page.get_by_role("region", name="Day by day (UTC)").locator("tbody tr").all()
+    shown = {tuple(line.locator("td").nth(n).inner_text() for n in range(4)) for line in lines}
+    told = rows(
+        home,
+        "SELECT started_at::DATE::VARCHAR AS day, channel, count(*) AS tries, count(*) FILTER (WHERE status = 'ok') AS ok FROM attempts GROUP BY ALL",
+    )
+    assert shown == {(row["day"], row["channel"], f"{row['tries']:,}", f"{row['ok']:,}") for row in told}
+
+
+def test_what_blocks_the_close_is_told_with_its_cure(pages: str, watched: Watched) -> None:
+    """As `tokenledger ledger` refuses it: what, and the command."""
+    page = watched.open(f"{pages}/close?period=2026-10")
+    blocking = page.get_by_role("region", name="What still blocks the close")
+    expect(blocking).to_contain_text("requests without a price for")
+    expect(blocking).to_contain_text("tokenledger rates check")
+
+
+def test_a_bill_stands_beside_the_books_with_the_steps_between(tmp_path: Path, chromium: Browser) -> None:
+    """The close page draws the gap of a golden bill, and its steps add up to the gap on the page."""
+    home = Home(tmp_path)
+    recorded(home)
+    bill = ROOT / "tests" / "golden_bills" / "new-api" / "logs.json"
+    told = subprocess.run(
+        command(home, "reconcile", str(bill), "--vendor", "Router", "--period", "2026-10"),
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert told.returncode in (0, 1), told.stderr
+    with web(home) as address:
+        context = chromium.new_context()
+        page = Watched(context).open(f"{address}/close?period=2026-10")
+        expect(page.get_by_role("figure", name=re.compile("From the books to the bill"))).to_have_count(1)
+        line = page.get_by_role("region", name="Bills beside the books").locator("tbody tr").filter(has_text="Router")
+        gap = str(line.first.locator("td").nth(6).get_attribute("title")).split()[0]
+        steps = page.get_by_role("region", name="The steps from the books to the bill").locator("tbody tr td:nth-child(4)")
+        assert sum(Decimal(str(step.get_attribute("title")).split()[0]) for step in steps.all()) == Decimal(gap)
+        context.close()
 
 
 # ---- the SQL box ----
@@ -372,6 +450,12 @@ def test_the_box_ends_what_takes_too_much(pages: str) -> None:
     assert asked(pages, "SELECT 42 AS answer")[0] == 200
 
 
+def test_the_box_refuses_an_answer_that_no_page_can_hold(pages: str) -> None:
+    """Few rows may be long too: the server never holds more than the limit."""
+    status, text = asked(pages, "SELECT repeat('x', 1000000) FROM range(1000)")
+    assert (status, "longer than" in text) == (400, True)
+
+
 def test_the_box_answers_as_table_chart_and_csv(pages: str, watched: Watched) -> None:
     """An example query gives a table with exact amounts and a chart; the CSV keeps numbers and defuses formulas."""
     page = watched.open(f"{pages}/sql")
@@ -389,6 +473,8 @@ def test_another_host_name_is_refused(pages: str) -> None:
     """DNS rebinding: a page elsewhere whose name leads here reads nothing."""
     assert get(pages, {"Host": "evil.test"})[0] == 403
     assert get(pages, {"Host": f"evil.test:{urllib.parse.urlsplit(pages).port}"})[0] == 403
+    assert get(pages, {"Host": "127.0.0.1:80@evil.test"})[0] == 403
+    assert get(pages, {"Host": "LOCALHOST:1"})[0] == 200
 
 
 @pytest.mark.parametrize("headers", [{}, {"Origin": "https://evil.test"}, {"Origin": "null"}])
@@ -396,6 +482,24 @@ def test_what_does_something_must_come_from_a_page_of_ours(pages: str, headers: 
     """A form or script of another site cannot ask the box or the playground."""
     assert get(f"{pages}/sql", headers, {"query": "SELECT 1"})[0] == 403
     assert get(f"{pages}/playground/send", headers, {"model": "m", "prompt": "p"})[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "https://evil.test"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}, 200),
+        ({"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}, 200),
+        ({}, 200),
+    ],
+)
+def test_only_a_link_may_lead_here_from_elsewhere(pages: str, headers: dict[str, str], status: int) -> None:
+    """Scripts, pictures and frames of another site cannot even ask; the same holds for the stream of the live page."""
+    assert get(f"{pages}/close", headers)[0] == status
+    if status == 403:
+        assert get(f"{pages}/live/events", headers)[0] == 403
 
 
 def test_every_answer_forbids_scripts_from_elsewhere(pages: str) -> None:

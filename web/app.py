@@ -27,6 +27,7 @@ from etl.receipt_page import receipt_facts, receipt_page, run_facts, run_page
 from etl.receipt_text import as_text
 from etl.seals import SEAL_FILE, folder, read_seals
 from etl.table import cell
+from schemas.book import load_book
 from schemas.errors import LedgerError
 from schemas.home import Home
 from web import guard, sqlbox
@@ -268,8 +269,12 @@ class Handlers:
         return web.FileResponse(path, headers={**guard.HEADERS, "Content-Disposition": f'attachment; filename="{path.name}"'})
 
     async def playground(self, request: web.Request) -> web.StreamResponse:
-        """The form."""
-        return self.server.html("playground.html", here="/playground", title="Playground", gateway=self.server.gateway_url)
+        """The form; the models that the book names are there to choose from, and any other may be typed."""
+        try:
+            models = (await self.server.reading.work(lambda: load_book(self.server.home.book))).models
+        except LedgerError:  # the playground asks the gateway, and needs no book of its own
+            models = ()
+        return self.server.html("playground.html", here="/playground", title="Playground", gateway=self.server.gateway_url, models=models)
 
     async def send(self, request: web.Request) -> web.StreamResponse:
         """One request through the gateway; its bytes as they come."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +15,8 @@ from web.reading import Asked
 EVERY = "all"
 PLAYGROUND = "playground"
 # Requests that the playground sent carry this tag; they are left out of totals unless asked for.
-NOT_PLAYGROUND = f"(tags IS NULL OR json_extract_string(tags, '$.{PLAYGROUND}') IS NULL)"
+# The plain search is there because it is cheap: only a text that holds the name is taken apart.
+NOT_PLAYGROUND = f"(tags IS NULL OR NOT contains(tags, '\"{PLAYGROUND}\"') OR json_extract_string(tags, '$.{PLAYGROUND}') IS NULL)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +103,23 @@ def periods(db: duckdb.DuckDBPyConnection) -> list[str]:
     return [row[0] for row in db.execute("SELECT period FROM periods ORDER BY period").fetchall()]
 
 
-def period_links(choice: Choice, known: Sequence[str], path: str) -> list[Link]:
-    """The period picker: each month, newest first, and all of them."""
+def first_day(period: str | None) -> dt.date | None:
+    """The first day of a month; none of all of them."""
+    return dt.date.fromisoformat(f"{period}-01") if period else None
+
+
+def period_links(choice: Choice, known: Sequence[str], path: str, kept: Mapping[str, str] | None = None) -> list[Link]:
+    """The period picker: each month, newest first, and all of them; `kept` is what else of the address holds for each."""
     return [
-        Link(name or "all months", address(path, replace(choice, period=name).query()), here=name == choice.period)
+        Link(name or "all months", address(path, {**replace(choice, period=name).query(), **(kept or {})}), here=name == choice.period)
         for name in (*reversed(known), None)
     ]
+
+
+def playground_link(choice: Choice, path: str, kept: Mapping[str, str] | None = None) -> Link:
+    """The way to the same page with what the playground sent, or without it again."""
+    other = replace(choice, playground=not choice.playground)
+    return Link(
+        "leave playground calls out" if choice.playground else "count playground calls too",
+        address(path, {**other.query(), **(kept or {})}),
+    )

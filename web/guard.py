@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import logging
+import re
 import secrets
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -18,10 +20,13 @@ from aiohttp.typedefs import Handler, Middleware
 
 from schemas.errors import UsageError
 
+_log = logging.getLogger(__name__)
+
 COOKIE = "tokenledger"
 TOKEN_VARIABLE = "TOKENLEDGER_WEB_TOKEN"  # noqa: S105  the name of a variable
 LOGIN = "/login"
 OPEN = (LOGIN, "/static/")  # what may be had without the token
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+)(?::\d{1,5})?", re.ASCII)
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -76,12 +81,14 @@ class Guard:
         host = request.headers.get("Host", "")
         if _name(host) not in self.names:
             return "the Host header names another server"
+        origin = request.headers.get("Origin")
+        site = request.headers.get("Sec-Fetch-Site", "same-origin")
         if request.method not in ("GET", "HEAD"):
-            origin = request.headers.get("Origin")
-            site = request.headers.get("Sec-Fetch-Site", "same-origin")
-            if origin is None or urlsplit(origin).netloc != host or site != "same-origin":
-                return "it does not come from one of these pages"
-        return None
+            is_ours = origin is not None and urlsplit(origin).netloc == host and site == "same-origin"
+        else:  # a link from elsewhere may lead here; a script, a frame or a picture elsewhere may not ask
+            is_link = request.headers.get("Sec-Fetch-Mode") == "navigate" and request.headers.get("Sec-Fetch-Dest") == "document"
+            is_ours = is_link or (site in ("same-origin", "none") and origin in (None, f"http://{host}", f"https://{host}"))
+        return None if is_ours else "it does not come from one of these pages"
 
     def admits(self, request: web.Request) -> bool:
         """Whether no token is asked for, or the right one was shown."""
@@ -96,8 +103,9 @@ class Guard:
         return hmac.new((self.token or "").encode(), b"tokenledger pages", hashlib.sha256).hexdigest()
 
 
-def _name(host: str) -> str:
-    return host.rsplit(":", 1)[0] if not host.endswith("]") else host
+def _name(host: str) -> str | None:
+    named = _HOST.fullmatch(host)
+    return named[1].lower() if named else None
 
 
 def middleware(guard: Guard) -> Middleware:
@@ -115,6 +123,11 @@ def middleware(guard: Guard) -> Middleware:
         except web.HTTPException as error:
             error.headers.update(HEADERS)
             raise
+        except ConnectionError:  # the browser has left
+            raise
+        except Exception:  # noqa: BLE001  whatever it is, it is told without its insides and with the same headers
+            _log.exception("the pages failed at %s", request.path)
+            return web.Response(status=500, text="this page failed; the reason is in the server's log\n", headers=HEADERS)
         if not answer.prepared:
             answer.headers.update(HEADERS)
         return answer

@@ -42,9 +42,10 @@ class Table:
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
-    empty: str = "nothing"
+    empty: str = "nothing"  # and what to type, where something can be done
     note: str | None = None
-    turns: Sequence[Link] = ()  # other ways to see the same
+    turns: Sequence[Link] = ()  # other ways to see the same, or the pages after this one
+    turned: str = ""  # what goes before them
     name: str | None = None  # its anchor
 
     @property
@@ -79,7 +80,7 @@ class Field:
     label: str
     value: str = ""
     options: Sequence[tuple[str, str]] = ()  # value, label
-    kind: str = "text"
+    example: str = ""  # how it is written
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,15 @@ class Figure:
     caption: str
     svg: Markup  # Vega wrote it, and has escaped the names in it
     summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One figure that is read first; its cell tells it whole on hover and may lead further."""
+
+    label: str
+    cell: Cell
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +112,7 @@ class Page:
     choices: Sequence[Link] = ()
     fields: Sequence[Field] = ()
     hidden: Sequence[tuple[str, str]] = ()  # what the form keeps of the address
+    tiles: Sequence[Tile] = ()
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
 
@@ -148,6 +159,15 @@ def instant(value: dt.datetime | None, href: str | None = None) -> Cell:
     if value is None:
         return UNKNOWN
     return Cell(f"{value:%Y-%m-%d %H:%M:%S} UTC", f"{value.isoformat(timespec='microseconds')}Z", href)
+
+
+def instant_of(written: str) -> dt.datetime | None:
+    """An instant or a day as a person writes it, in UTC where it names no zone; null where it is none."""
+    try:
+        value = dt.datetime.fromisoformat(written)
+        return value if value.tzinfo is None else value.astimezone(dt.UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError):  # an offset may lead out of the calendar
+        return None
 
 
 def address(path: str, query: Mapping[str, str | Sequence[str]] | None = None) -> str:

@@ -12,7 +12,7 @@ import resource
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etl.adhoc import QueryError
 from etl.published import open_ledger
@@ -20,12 +20,17 @@ from etl.table import cell
 from schemas.errors import LedgerError
 from schemas.home import Home
 
+if TYPE_CHECKING:
+    import duckdb
+
 SECONDS = 10
 MEMORY_MB = 512
 ROWS = 1000  # shown on the page; the download has MOST_ROWS
 MOST_ROWS = 100_000
-ANSWER_BYTES = 64 << 20
-_ADDRESS_SPACE = 4 << 30  # DuckDB maps far more than it uses; its own limit is MEMORY_MB
+ANSWER_CHARACTERS = 16 << 20  # of all cells together
+AT_ONCE = 2  # processes; further questions wait for their turn
+_ADDRESS_SPACE = 2 << 30  # DuckDB maps more than it uses; its own limit is MEMORY_MB
+_turns = asyncio.Semaphore(AT_ONCE)
 
 
 class BoxError(LedgerError):
@@ -44,9 +49,14 @@ class Result:
 
 async def ask(home: Home, query: str, *, rows: int = ROWS) -> Result:
     """What the query answers. Raises BoxError with DuckDB's words, or with what ran out."""
+    async with _turns:
+        return await _ask(home, query, rows)
+
+
+async def _ask(home: Home, query: str, rows: int) -> Result:
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-I", "-c", _BOOT, str(Path(__file__).parent.parent), str(home.root), str(rows),
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env={}, limit=ANSWER_BYTES,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env={},
     )  # fmt: skip
     try:
         out, _ = await asyncio.wait_for(child.communicate(query.encode("utf-8", "surrogatepass")), SECONDS)
@@ -92,15 +102,30 @@ def _answer(home: Home, query: str, rows: int) -> dict[str, Any]:
         try:
             asked = connection.execute(query)
             described = asked.description or []
-            found = asked.fetchmany(rows + 1)
+            found, has_more = _rows(asked, rows)
         except duckdb.Error as error:
             raise QueryError(error) from None
     return {
         "columns": [column[0] for column in described],
-        "rows": [[None if value is None else cell(value) for value in row] for row in found[:rows]],
+        "rows": found,
         "numeric": [
             kind.startswith(("DECIMAL", "BIGINT", "INTEGER", "HUGEINT", "DOUBLE", "SMALLINT", "UBIGINT"))
             for kind in (str(column[1]) for column in described)
         ],
-        "more": len(found) > rows,
+        "more": has_more,
     }
+
+
+def _rows(asked: duckdb.DuckDBPyConnection, most: int) -> tuple[list[list[str | None]], bool]:
+    """The first rows as texts, and whether there are more. Raises BoxError where they are longer than a page can hold."""
+    found: list[list[str | None]] = []
+    length = 0
+    while (row := asked.fetchone()) is not None:
+        if len(found) == most:
+            return found, True
+        texts = [None if value is None else cell(value) for value in row]
+        length += sum(len(value) for value in texts if value is not None)
+        if length > ANSWER_CHARACTERS:
+            raise BoxError(f"the answer is longer than {ANSWER_CHARACTERS:,} characters", "ask for fewer rows, or shorter texts")
+        found.append(texts)
+    return found, False

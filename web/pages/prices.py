@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
-import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
-from web.filters import choice_of, period_links, periods
-from web.page import Cell, Field, Notice, Page, Table, amount, count, instant, text
+import duckdb
+
+from etl.table import cell
+from web import figures
+from web.filters import Choice, choice_of, period_links, periods, playground_link
+from web.page import UNKNOWN, Cell, Field, Figure, Notice, Page, Table, amount, count, instant, instant_of, text
 from web.reading import Asked
 
 PATH = "/prices"
 TOP = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """What one model on one route was charged in all, in one currency."""
+
+    model: str | None
+    route: str | None
+    currency: str
+    requests: int
+    read: int | None
+    written: int | None
+    charged: Decimal
+    listed: Decimal | None
+
+    def per_million(self, charge: Decimal | None) -> Decimal | None:
+        """A figure to look at, so a quotient is allowed: nothing is booked from it. Null where nothing was counted."""
+        tokens = (self.read or 0) + (self.written or 0)
+        return (charge * 1_000_000 / tokens).quantize(Decimal("0.000000000001")) if charge is not None and tokens else None
 
 
 def page(asked: Asked) -> Page:
@@ -20,13 +45,9 @@ def page(asked: Asked) -> Page:
     choice = choice_of(asked, known)
     given = {name: asked.one(name) for name in ("at", "model", "channel")}
     notices = []
-    try:
-        at = dt.datetime.fromisoformat(given["at"]) if given["at"] else None
-    except ValueError:
-        at = None
+    at = instant_of(given["at"])
+    if given["at"] and at is None:
         notices.append(Notice("bad", "as of: write an instant as 2026-11-23 or 2026-11-23T14:00 (UTC)"))
-    if at is not None and at.tzinfo is not None:
-        at = at.astimezone(dt.UTC).replace(tzinfo=None)
     if at is None:
         (at,) = db.execute(
             "SELECT coalesce((SELECT max(created_at) FROM ledger), (SELECT max(effective_from) FROM model_prices))"
@@ -57,29 +78,43 @@ def page(asked: Asked) -> Page:
         """,
         {"model": given["model"], "channel": given["channel"]},
     ).fetchall()
-    paid = db.execute(
-        "SELECT public_model, route, count(*), sum(input_tokens)::BIGINT, sum(output_tokens)::BIGINT, sum(final_charge)::DECIMAL(38,12), "
-        "sum(list_charge)::DECIMAL(38,12), any_value(currency) FROM ledger "
-        "WHERE ($period IS NULL OR period = $period) AND final_charge IS NOT NULL GROUP BY ALL ORDER BY 6 DESC, public_model, route",
-        {"period": choice.period},
-    ).fetchall()
+    paid = _paid(db, choice)
+    kept = {name: value for name, value in given.items() if value}
     return Page(
         title="Prices",
         lead=f"As of {at:%Y-%m-%d %H:%M:%S} UTC." if at else "",
         notices=notices,
-        choices=period_links(choice, known, PATH),
-        fields=[Field("at", "as of (UTC)", given["at"]), Field("model", "model", given["model"]), Field("channel", "channel", given["channel"])],
-        hidden=[("period", str(choice.query()["period"]))],
+        choices=[*period_links(choice, known, PATH, kept), playground_link(choice, PATH, kept)],
+        fields=[Field("at", "as of (UTC)", given["at"], example="2026-11-23"), Field("model", "model", given["model"]), Field("channel", "channel", given["channel"])],
+        hidden=[("period", str(choice.query()["period"])), *((("playground", "1"),) if choice.playground else ())],
+        figures=_figures(paid),
         tables=[
             Table(
                 "What a million tokens really cost, failures and fallbacks included",
-                ("model", "route", "requests", "input tokens", "output tokens", "charged", "per million tokens", "at list price"),
+                ("model", "route", "requests", "input tokens", "output tokens", "charged", "at list price", "per million tokens",
+                 "per million at list"),
                 [
-                    (text(model), text(route), count(n), count(read), count(written), amount(charged, currency),
-                     _per_million(charged, (read or 0) + (written or 0), currency), amount(listed, currency))
-                    for model, route, n, read, written, charged, listed, currency in paid
+                    (text(line.model), text(line.route), count(line.requests), count(line.read), count(line.written),
+                     amount(line.charged, line.currency), amount(line.listed, line.currency), _per_million(line.charged, line),
+                     _per_million(line.listed, line))
+                    for line in paid
                 ],
                 "no priced request in this month",
+                note="Charged, divided by the input and output tokens together; at list, where every request of the row has a list price.",
+                name="paid",
+            ),
+            Table(
+                "List against contract",
+                ("channel", "model", "meter", "tier", "from tokens", "list", "contract", "difference", "of list", "per", "currency"),
+                [
+                    (text(channel), text(model), text(meter), text(tier or ""), text(least or ""), amount(listed, currency),
+                     amount(price, currency), amount(price - listed, currency),
+                     Cell(f"{price * 100 / listed:.1f} %", f"{price:f} of {listed:f}", right=True) if listed else Cell("-", right=True),
+                     text(f"{per:f}"), text(currency))
+                    for channel, model, meter, tier, least, listed, price, per, currency in _beside_list(db, values)
+                ],
+                "no price in force has a list price beside it: rows of rates.csv with `list` as their book are the reference",
+                name="list",
             ),
             Table(
                 "In force",
@@ -109,8 +144,55 @@ def page(asked: Asked) -> Page:
     )  # fmt: skip
 
 
-def _per_million(charged: object, tokens: int, currency: str | None) -> Cell:
-    """A figure to look at, so a quotient is allowed: nothing is booked from it."""
-    if not isinstance(charged, Decimal) or not tokens:
-        return Cell("-", "no tokens were counted", right=True, known=False)
-    return amount((charged * 1_000_000 / tokens).quantize(Decimal("0.000000000001")), currency)
+def _paid(db: duckdb.DuckDBPyConnection, choice: Choice) -> list[Paid]:
+    """The dearest first; requests whose charge is unknown are left out."""
+    where, values = choice.where()
+    rows = db.execute(
+        "SELECT public_model, route, currency, count(*), sum(input_tokens)::BIGINT, sum(output_tokens)::BIGINT, "
+        "sum(final_charge)::DECIMAL(38,12) AS charged, CASE WHEN count(list_charge) = count(*) THEN sum(list_charge)::DECIMAL(38,12) END "
+        f"FROM ledger WHERE {where} AND final_charge IS NOT NULL GROUP BY ALL ORDER BY charged DESC, public_model, route",
+        values,
+    ).fetchall()
+    return [Paid(*row) for row in rows]
+
+
+def _beside_list(db: duckdb.DuckDBPyConnection, values: dict[str, object]) -> list[tuple[Any, ...]]:
+    """Each contract price in force with the list price of the same conditions, that of its own channel before that of any, per the same units."""
+    return db.execute(
+        """
+        WITH force AS (SELECT * FROM model_prices WHERE effective_from <= $at AND (effective_to IS NULL OR effective_to > $at))
+        SELECT c.channel, c.model, c.meter, c.service_tier, c.min_input_tokens,
+            (l.unit_price * c.per::DECIMAL(18,0))::DECIMAL(38,12), c.price, c.per, c.currency
+        FROM force c JOIN force l ON l.book = 'list' AND c.meter = l.meter AND c.currency = l.currency
+            AND l.channel IN (c.channel, '*') AND l.model IN (c.model, '*')
+            AND c.service_tier IS NOT DISTINCT FROM l.service_tier AND c.min_input_tokens IS NOT DISTINCT FROM l.min_input_tokens
+            AND c.hours IS NOT DISTINCT FROM l.hours AND c.weekdays IS NOT DISTINCT FROM l.weekdays
+            AND c.region IS NOT DISTINCT FROM l.region AND c.endpoint IS NOT DISTINCT FROM l.endpoint
+        WHERE c.book = 'charge' AND ($model = '' OR c.model = $model) AND ($channel = '' OR c.channel = $channel)
+        QUALIFY row_number() OVER (PARTITION BY c.rate_id ORDER BY (l.channel = '*')::INTEGER, (l.model = '*')::INTEGER, l.rate_id) = 1
+        ORDER BY c.model, c.channel, c.meter, c.line LIMIT 500
+        """,
+        values,
+    ).fetchall()
+
+
+def _figures(paid: Sequence[Paid]) -> list[Figure]:
+    """What a million tokens cost beside what they would at list prices, one picture a currency."""
+    found = []
+    for currency in dict.fromkeys(line.currency for line in paid):
+        rows = [
+            (f"{cell(line.model)} {cell(line.route)}", {"charged": charged, "at list price": listed})
+            for line in paid
+            if line.currency == currency
+            and (charged := line.per_million(line.charged)) is not None
+            and (listed := line.per_million(line.listed)) is not None
+        ]
+        found += figures.beside("A million tokens as paid, and at list price", rows, currency)
+    return found
+
+
+def _per_million(charged: Decimal | None, line: Paid) -> Cell:
+    quotient = line.per_million(charged)
+    if charged is None:
+        return UNKNOWN
+    return Cell("-", "no tokens were counted", right=True, known=False) if quotient is None else amount(quotient, line.currency)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from etl.receipt import matches
-from web.filters import BY_NAME, choice_of, period_links, periods
-from web.page import Field, Link, Notice, Page, Table, address, amount, count, instant, ms, receipt_address, text
+from web.filters import BY_NAME, choice_of, period_links, periods, playground_link
+from web.page import Field, Link, Notice, Page, Table, address, amount, count, instant, instant_of, ms, receipt_address, text
 from web.reading import Asked
 
 PATH = "/requests"
@@ -30,13 +29,10 @@ class _Search:
         self.values[name] = value
 
     def instant(self, name: str, written: str, condition: str) -> None:
-        try:
-            value = dt.datetime.fromisoformat(written)
-        except ValueError:
+        value = instant_of(written)
+        if value is None:
             self.faults.append(f"{name}: write an instant as 2026-11-23T14:00 (UTC)")
             return
-        if value.tzinfo is not None:
-            value = value.astimezone(dt.UTC).replace(tzinfo=None)
         self.add(condition, name, value)
 
     def decimal(self, name: str, written: str, condition: str) -> None:
@@ -90,7 +86,8 @@ def page(asked: Asked) -> Page:
         f"FROM ledger WHERE {' AND '.join(search.parts)} ORDER BY created_at DESC, request_id DESC LIMIT {SIZE + 1}",
         search.values,
     ).fetchall()
-    kept = {**choice.query(), **{name: value for name, value in given.items() if value and name != "after"}}
+    asked_for = {name: value for name, value in given.items() if value and name != "after"}
+    kept = {**choice.query(), **asked_for}
     turns = []
     if len(rows) > SIZE:
         last = rows[SIZE - 1]
@@ -102,7 +99,7 @@ def page(asked: Asked) -> Page:
         lead="Any id works: ours, the client's, the vendor's, a wallet entry's.",
         notices=[Notice("bad", fault) for fault in search.faults],
         trail=choice.trail(PATH) if choice.chosen else (),
-        choices=period_links(choice, known, PATH),
+        choices=[*period_links(choice, known, PATH, asked_for), playground_link(choice, PATH, asked_for)],
         fields=_fields(choice.chosen, given),
         hidden=[("period", str(choice.query()["period"])), *((("playground", "1"),) if choice.playground else ())],
         tables=[
@@ -133,7 +130,7 @@ def page(asked: Asked) -> Page:
                         request_id, created, user, project, key, model, channel, status, http, tries, read, written, took, charge, currency,
                     ) in rows[:SIZE]
                 ],
-                "no request answers to all of this",
+                "no request answers to all of this: leave a field empty, or choose all months above",
                 turns=turns,
             )
         ],
@@ -146,8 +143,8 @@ def _fields(chosen: Mapping[str, str | None], given: Mapping[str, str]) -> list[
     return [
         *fields,
         Field("status", "status", given["status"], [("", "any"), *((status, status) for status in STATUSES)]),
-        Field("from", "from (UTC)", given["from"]),
-        Field("until", "until (UTC)", given["until"]),
-        Field("least", "charged at least", given["least"]),
-        Field("most", "charged at most", given["most"]),
+        Field("from", "from (UTC)", given["from"], example="2026-11-23T14:00"),
+        Field("until", "until (UTC)", given["until"], example="2026-11-24"),
+        Field("least", "charged at least", given["least"], example="0.05"),
+        Field("most", "charged at most", given["most"], example="10"),
     ]

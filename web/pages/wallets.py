@@ -6,13 +6,16 @@ from collections.abc import Mapping
 
 import duckdb
 
+from web import figures
 from web.filters import choice_of, period_links, periods
-from web.page import Field, Link, Page, Table, address, amount, instant, receipt_address, text
+from web.page import Cell, Field, Link, Page, Table, address, amount, instant, receipt_address, text
 from web.reading import Asked
 
 PATH = "/wallets"
 SIZE = 100
-_PROOF = ("opening", "topups", "bonuses", "charges", "suspense", "adjustments", "refunds", "expiries", "closing", "snapshot", "difference")
+KINDS = ("charge", "suspense", "topup", "adjustment", "refund", "expiry", "transfer", "reversal")
+_TERMS = ("opening", "topups", "bonuses", "charges", "suspense", "adjustments", "refunds", "expiries", "transfers", "reversals", "closing")
+_SHOWN = ("snapshot", "difference")  # of the vendor; null where it showed none
 
 
 def page(asked: Asked) -> Page:
@@ -20,52 +23,70 @@ def page(asked: Asked) -> Page:
     db = asked.db
     known = periods(db)
     choice = choice_of(asked, known)
-    given = {name: asked.one(name) for name in ("wallet", "bucket", "after", "kind")}
-    tables = [_statement(db, given)] if given["wallet"] else []
+    given = {name: asked.one(name) for name in ("period", "wallet", "bucket", "after", "kind")}
+    kept = {name: given[name] for name in ("wallet", "bucket", "kind") if given[name]}
     return Page(
         title="Wallets",
         lead="Official credit, routed balances and pools are never netted against one another.",
-        trail=[Link("all wallets", PATH), Link(f"{given['wallet']} {given['bucket']}", "", here=True)] if given["wallet"] else (),
-        choices=period_links(choice, known, PATH),
+        trail=[Link("all wallets", PATH), Link(f"{given['wallet']} {given['bucket']}".rstrip(), "", here=True)] if given["wallet"] else (),
+        choices=period_links(choice, known, PATH, kept),
         fields=[
             Field("wallet", "wallet", given["wallet"]),
             Field("bucket", "bucket", given["bucket"]),
-            Field("kind", "kind", given["kind"]),
+            Field("kind", "kind", given["kind"], [("", "any"), *((kind, kind) for kind in KINDS)]),
         ],
         hidden=[("period", str(choice.query()["period"]))],
-        tables=[*tables, _balances(db), _proof(db, choice.period), _lots(db)],
+        figures=figures.balances(db, choice.period, given["wallet"], given["bucket"]),
+        tables=[
+            *([_statement(db, given)] if given["wallet"] else []),
+            _balances(db),
+            _proof(db, choice.period),
+            _lots(db),
+            *([] if given["wallet"] else [_entries(db)]),
+        ],
     )
 
 
 def _balances(db: duckdb.DuckDBPyConnection) -> Table:
-    rows = db.execute("SELECT wallet, bucket, currency, balance FROM wallet_balances ORDER BY ALL").fetchall()
+    rows = db.execute("SELECT wallet, bucket, currency, balance, held, available FROM wallet_balances ORDER BY ALL").fetchall()
     return Table(
         "Balances",
-        ("wallet", "bucket", "balance", "currency"),
+        ("wallet", "bucket", "balance", "held", "available", "currency"),
         [
-            (text(wallet, address(PATH, {"wallet": wallet, "bucket": bucket})), text(bucket), amount(balance, currency), text(currency))
-            for wallet, bucket, currency, balance in rows
+            (
+                text(wallet, address(PATH, {"wallet": wallet})),
+                text(bucket, address(PATH, {"wallet": wallet, "bucket": bucket})),
+                *(amount(value, currency) for value in moved),
+                text(currency),
+            )
+            for wallet, bucket, currency, *moved in rows
         ],
-        "no wallet has moved yet",
+        "no wallet has moved yet: `tokenledger wallet topup` books what was bought",
     )
 
 
 def _proof(db: duckdb.DuckDBPyConnection, period: str | None) -> Table:
     rows = db.execute(
-        f"SELECT period, wallet, bucket, currency, {', '.join(_PROOF)}, first_broken_day FROM balance_proof "
+        f"SELECT period, wallet, bucket, currency, {', '.join((*_TERMS, *_SHOWN))}, first_broken_day FROM balance_proof "
         "WHERE $period IS NULL OR period = $period ORDER BY period DESC, wallet, bucket",
         {"period": period},
     ).fetchall()
     return Table(
-        "The proof: opening + top-ups + bonuses - charges - suspense + adjustments + refunds - expiries = closing",
-        ("month", "wallet", "bucket", *_PROOF, "first day it breaks"),
+        "The balance proof",
+        ("month", "wallet", "bucket", *_TERMS, "vendor showed", "difference", "first day that differs"),
         [
-            (text(row[0]), text(row[1]), text(row[2]), *(amount(value, row[3]) for value in row[4:-1]), text(row[-1] or "never"))
-            for row in rows
+            (
+                text(month), text(wallet), text(bucket), *(amount(value, currency) for value in terms),
+                *(amount(value, currency) if value is not None else Cell("-", "no snapshot", right=True, known=False) for value in (shown, differs)),
+                text(broken or "none"),
+            )
+            for month, wallet, bucket, currency, *terms, shown, differs, broken in rows
         ],
         "no month has moved a wallet",
+        note="Opening + top-ups + bonuses - charges - suspense + adjustments + refunds - expiries + transfers + reversals = closing. "
+        "`tokenledger wallet snapshot` records what the vendor shows, to compare with.",
         name="proof",
-    )
+    )  # fmt: skip
 
 
 def _lots(db: duckdb.DuckDBPyConnection) -> Table:
@@ -80,7 +101,29 @@ def _lots(db: duckdb.DuckDBPyConnection) -> Table:
              amount(left, currency), text(expires or "never"))
             for wallet, bucket, currency, posted, paid, credit, bonus, expires, left in rows
         ],
-        "nothing was topped up yet",
+        "nothing was topped up yet: `tokenledger wallet topup` books what was bought",
+    )  # fmt: skip
+
+
+def _entries(db: duckdb.DuckDBPyConnection) -> Table:
+    """What people entered, over all wallets."""
+    rows = db.execute(
+        "SELECT posted_at, wallet, bucket, kind, amount, request_id, actor, reason FROM wallet_statement "
+        f"WHERE kind NOT IN ('charge', 'suspense') ORDER BY posted_at DESC, entry_id DESC LIMIT {SIZE + 1}"
+    ).fetchall()
+    return Table(
+        "Top-ups, adjustments and what else people entered",
+        ("posted", "wallet", "bucket", "kind", "amount", "request", "by", "reason"),
+        [
+            (
+                instant(posted), text(wallet, address(PATH, {"wallet": wallet, "bucket": bucket})), text(bucket), text(kind), amount(moved),
+                text(request_id or "", receipt_address(request_id) if request_id else None), text(actor or ""), text(reason or ""),
+            )
+            for posted, wallet, bucket, kind, moved, request_id, actor, reason in rows[:SIZE]
+        ],
+        "nobody has entered anything: `tokenledger wallet topup` books what was bought",
+        note=f"the newest {SIZE} are shown; choose a wallet for its whole statement" if len(rows) > SIZE else None,
+        name="entries",
     )  # fmt: skip
 
 
@@ -90,6 +133,10 @@ def _statement(db: duckdb.DuckDBPyConnection, given: Mapping[str, str]) -> Table
         if given[name]:
             conditions.append(f"{name} = ${name}")
             values[name] = given[name]
+    if given["period"]:  # a month that is not known, and `all`, leave every month
+        conditions.append("posted_at >= coalesce((SELECT starts_at FROM periods WHERE period = $period), posted_at)")
+        conditions.append("posted_at < coalesce((SELECT ends_at FROM periods WHERE period = $period), posted_at + INTERVAL 1 DAY)")
+        values["period"] = given["period"]
     if given["after"]:
         at, _, last = given["after"].partition("~")
         conditions.append("(posted_at, entry_id) < (try_cast($at AS TIMESTAMP), $last)")
@@ -99,7 +146,7 @@ def _statement(db: duckdb.DuckDBPyConnection, given: Mapping[str, str]) -> Table
         f"WHERE {' AND '.join(conditions)} ORDER BY posted_at DESC, entry_id DESC LIMIT {SIZE + 1}",
         values,
     ).fetchall()
-    kept = {name: given[name] for name in ("wallet", "bucket", "kind") if given[name]}
+    kept = {name: given[name] for name in ("period", "wallet", "bucket", "kind") if given[name]}
     older = rows[SIZE - 1] if len(rows) > SIZE else None
     return Table(
         f"Statement of {given['wallet']} {given['bucket']}".rstrip(),
