@@ -286,7 +286,7 @@ def test_the_proof_on_the_page_adds_up_whatever_moved(home: Home, tmp_path: Path
     build(moved)
     (second,) = rows(moved, "SELECT DISTINCT transaction_id FROM journal WHERE kind = 'topup' AND amount = 2")
     later = [
-        event("m1", "wallet_transfer", **where, amount="3", to_wallet="ops", to_bucket="pool"),
+        event("m1", "wallet_transfer", NOON, **where, amount="3", to_wallet="ops", to_bucket="pool"),
         event("v1", "wallet_reverse", NOON + HOUR, **where, transaction=second["transaction_id"]),
     ]
     spool(moved, [*first, *later])
