@@ -27,6 +27,7 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#9
 GOOD, BAD, UNKNOWN_END = "#009e73", "#d55e00", "#999999"
 MOST_SERIES = len(COLOURS)
 MOST_BARS = 12
+LONG_NAME = 28  # characters that fit into half of a legend's line
 
 _THEME = {
     "background": None,
@@ -147,7 +148,7 @@ def _over_time(points: Sequence[Point], unit: str, mark: dict[str, Any], domain:
         if cell(point.series) in series
     ]
     days = {"timeUnit": "utcyearmonthdate"} if mark["type"] == "bar" else {}
-    encoding = {
+    encoding: dict[str, Any] = {
         "x": {
             "field": "at",
             "type": "temporal",
@@ -160,8 +161,10 @@ def _over_time(points: Sequence[Point], unit: str, mark: dict[str, Any], domain:
         "color": {"field": "series", "type": "nominal", "sort": series, "scale": {"range": list(COLOURS)}},
         "description": {"field": "told", "type": "nominal"},
     }
-    rows_of_legend = (len(series) + 1) // 2
-    return _draw(230 + 20 * rows_of_legend, {"data": {"values": values}, "mark": mark, "encoding": encoding})
+    # two names of one wallet differ in their ends, so a long name has a line of its own instead of losing it
+    columns = 1 if max(map(len, series), default=0) > LONG_NAME else 2
+    encoding["color"]["legend"] = {"columns": columns, "labelLimit": 400 // columns}
+    return _draw(230 + 20 * -(-len(series) // columns), {"data": {"values": values}, "mark": mark, "encoding": encoding})
 
 
 def timeline(spans: Sequence[Span]) -> str:

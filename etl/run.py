@@ -85,7 +85,7 @@ def rows(receipts: Sequence[Receipt]) -> list[tuple[Any, ...]]:
 
 def sums(receipts: Sequence[Receipt]) -> list[tuple[Any, ...]]:
     """The totals as rows."""
-    return [(t.wallet, t.bucket, t.attempts, plain(t.charged), t.currency, t.unknown or "") for t in totals(receipts)]
+    return [(t.wallet, t.bucket, t.attempts, t.charged, t.currency, t.unknown) for t in totals(receipts)]
 
 
 def as_text(run_id: str, receipts: Sequence[Receipt]) -> str:

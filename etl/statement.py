@@ -108,8 +108,8 @@ PARTS: tuple[Part, ...] = (
     Part(
         "proof",
         "Balances",
-        """SELECT p.wallet, p.bucket, p.opening, p.topups, p.bonuses, p.charges, p.suspense, p.adjustments, p.refunds, p.expiries, p.closing,
-            p.snapshot, p.difference, p.first_broken_day
+        """SELECT p.wallet, p.bucket, p.opening, p.topups, p.bonuses, p.charges, p.suspense, p.adjustments, p.refunds, p.expiries, p.transfers,
+            p.reversals, p.closing, p.snapshot, p.difference, p.first_broken_day
         FROM balance_proof p WHERE p.period = $period AND ($wallet IS NULL OR p.wallet = $wallet) ORDER BY p.wallet, p.bucket, p.currency""",
         "no wallet has moved yet",
         of_balances=True,

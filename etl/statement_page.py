@@ -38,6 +38,8 @@ TERMS = (
     ("adjustments", "+ adjustments"),
     ("refunds", "+ refunds"),
     ("expiries", "- lapsed"),
+    ("transfers", "+ transfers"),
+    ("reversals", "+ reversals"),
     ("closing", "= closing"),
 )
 # What a null means in a column that names something; anywhere else it is unknown.

@@ -67,10 +67,10 @@ class Audit:
         if self.verdicts:
             shown = [
                 (v.channel, v.model, v.encoding, f"{v.band:.0%}", v.replies, v.reported, v.counted, f"{v.excess or 0:+.1%}",
-                 "FLAGGED" if v.crossed_after else "ok")
+                 _told(v))
                 for v in self.verdicts
             ]  # fmt: skip
-            columns = ("channel", "model", "tokenizer", "band", "replies", "reported", "counted", "excess", "")
+            columns = ("channel", "model", "tokenizer", "band", "replies", "reported", "counted", "excess", "verdict")
             blocks.append("Reported tokens beside our own count\n" + render(columns, shown))
         if self.costs:
             shown_costs = [(c.model, c.channel, c.route, c.characters, c.per_1000) for c in self.costs]
@@ -213,6 +213,12 @@ def _reply(facts: dict[str, Any], bodies: Bodies, coder: str, approximate: bool)
 
 
 # ---- flags over many replies ----
+
+
+def _told(verdict: Verdict) -> str:
+    if verdict.crossed_after is not None:
+        return "FLAGGED"
+    return "above the band, too few to tell" if (verdict.excess or 0) > verdict.band else "ok"
 
 
 def _overcount(verdict: Verdict) -> Flag:

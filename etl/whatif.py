@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from etl.reconcile.records import ZERO, Try
 from etl.reconcile.step import read_requests
 from etl.table import jsonable, render
 from schemas.book import Book, load_book
+from schemas.bookfile import BookError
 from schemas.errors import UsageError
 from schemas.home import Home
 from schemas.money import amount, plain
@@ -98,17 +99,25 @@ def what_if(home: Home, period: str, *, rates: Path | None = None, policies: Pat
     with tempfile.TemporaryDirectory(prefix="tokenledger-whatif-") as folder:
         other = Home(Path(folder))
         shutil.copytree(home.book, other.book, ignore=shutil.ignore_patterns("bills"))
-        for name, path in (("rates.csv", rates), ("failed_requests.csv", policies)):
-            if path is not None:
-                try:
-                    (other.book / name).write_bytes(path.read_bytes())
-                except OSError as error:
-                    raise ChangeError(f"{path} cannot be read ({error.strerror})", f"name a file like book/{name}") from None
-        book = load_book(other.book)
+        book = _changed(other, {name: path for name, path in (("rates.csv", rates), ("failed_requests.csv", policies)) if path is not None})
         repriced = None if route is not None and rates is None and policies is None else _repriced(home, other, period)
         with open_ledger(home) as connection:
             moved = None if route is None else _moved(connection, book, period, route)
     return WhatIf(period, route, repriced, moved)
+
+
+def _changed(other: Home, changes: Mapping[str, Path]) -> Book:
+    """Put these files in the place of the other book's. Raises ChangeError, or BookError, which names a file as it was given."""
+    for name, path in changes.items():
+        try:
+            (other.book / name).write_bytes(path.read_bytes())
+        except OSError as error:
+            raise ChangeError(f"{path} cannot be read ({error.strerror})", f"name a file like book/{name}") from None
+    try:
+        return load_book(other.book)
+    except BookError as error:
+        given = {f"{other.book.name}/{name}": str(path) for name, path in changes.items()}
+        raise BookError(replace(problem, file=given.get(problem.file, problem.file)) for problem in error.problems) from None
 
 
 def _repriced(home: Home, other: Home, period: str) -> Shown:

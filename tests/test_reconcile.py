@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Mapping
@@ -486,3 +488,50 @@ def test_the_statement_shows_the_bill_beside_the_books(traffic_home: Home, tmp_p
     for name in ("boundary shift", "unit rounding", "gap", "adds", "takes away", "USD"):
         assert f">{name}<" in drawn[: drawn.index("</svg>")]
     assert (filtered.gaps, "bill of" in statement_page(filtered)) == ((), False)
+
+
+def wrappings() -> Mapping[str, bytes]:
+    """One golden bill in every shape that the same lines may come in."""
+    answer = json.loads((GOLDEN / "new-api" / "logs.json").read_text())
+    items = answer["data"]["items"]
+    pages = [answer | {"data": answer["data"] | {"page": place + 1, "items": items[7 * place : 7 * place + 7]}} for place in range(2)]
+    names = [*reversed(items[0]), "a column of tomorrow"]
+    table = io.StringIO()
+    writer = csv.DictWriter(table, names, restval="", extrasaction="ignore", delimiter=";", lineterminator="\r\n")
+    writer.writeheader()
+    writer.writerows(items)
+    return {
+        "lines.jsonl": "\n".join(map(json.dumps, items)).encode(),
+        "pages.json": json.dumps(pages).encode(),
+        "pages.jsonl": "\n".join(map(json.dumps, pages)).encode(),
+        "table.csv": b"\xef\xbb\xbf" + table.getvalue().encode(),
+        "packed.json.gz": gzip.compress(json.dumps(answer).encode()),
+    }
+
+
+@pytest.mark.parametrize("file", wrappings())
+def test_the_wrapping_of_a_bill_does_not_matter(file: str, traffic_home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pages, lines, a table with its columns turned round, or gzip: the same lines, the same steps, and the file kept as it came."""
+    content = wrappings()[file]
+    (tmp_path / file).write_bytes(content)
+    page = told(traffic_home, tmp_path / file, "Router", capsys)
+    assert steps(page) == {step: Decimal(amount) for step, amount in CASES["new-api"][4].items()}
+    assert page["bills"][0]["sha256"] == hashlib.sha256(content).hexdigest()
+    assert [path.read_bytes() for path in (traffic_home.book / "bills").rglob(f"*-{file}")] == [content]
+
+
+@pytest.mark.parametrize("file", ["pages.json", "packed.json.gz"])
+def test_a_bill_that_is_not_whole_is_refused(file: str, traffic_home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A page that is missing in a list of pages, or the end of what was packed."""
+    content = wrappings()[file]
+    (tmp_path / file).write_bytes(json.dumps(json.loads(content)[:1]).encode() if file == "pages.json" else content[:-20])
+    assert reconcile(traffic_home, tmp_path / file, "Router") == 2
+    assert {"pages.json": "14 records, and 7 are here", "packed.json.gz": "not whole as gzip"}[file] in capsys.readouterr().err
+
+
+def test_a_row_of_totals_is_no_line(traffic_home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its name stands where a call's id would: taken as a call, it would double the bill."""
+    whole = (GOLDEN / "openrouter-export" / "activity.csv").read_text()
+    (tmp_path / "bill.csv").write_text(whole + "Total:,,0.0395117" + "," * 20 + "\n")
+    assert reconcile(traffic_home, tmp_path / "bill.csv", "Router") == 2
+    assert "the sum of other lines" in capsys.readouterr().err

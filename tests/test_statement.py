@@ -36,6 +36,7 @@ from tests.rawdata import (
     request,
     response,
     rows,
+    spool,
     topup,
     usage,
     write_book,
@@ -273,3 +274,28 @@ def test_rows_that_a_table_does_not_show_are_added_up(tmp_path: Path) -> None:
 def test_the_month_before_january_is_december() -> None:
     """And it is the year before's."""
     assert (previous("2026-01"), previous("2026-10")) == ("2025-12", "2026-09")
+
+
+def test_the_proof_on_the_page_adds_up_whatever_moved(home: Home, tmp_path: Path) -> None:
+    """Ten bought, three of them moved to another wallet, and a bonus taken back: each card's terms come to its closing."""
+    moved = Home(tmp_path)
+    where = {"wallet": "research", "bucket": "official_credit", "currency": "USD", "actor": ADMIN, "reason": "r", "reference": "x"}
+    write_book(moved)
+    first = [topup("t1", "10"), topup("t2", "2")]
+    spool(moved, first)
+    build(moved)
+    (second,) = rows(moved, "SELECT DISTINCT transaction_id FROM journal WHERE kind = 'topup' AND amount = 2")
+    later = [
+        event("m1", "wallet_transfer", NOON, **where, amount="3", to_wallet="ops", to_bucket="pool"),
+        event("v1", "wallet_reverse", NOON + HOUR, **where, transaction=second["transaction_id"]),
+    ]
+    spool(moved, [*first, *later])
+    build(moved)
+    told = told_by(statement_page(of(moved)))
+    cards = re.findall(r"opening [^=]*= closing -?[\d.]+", " ".join(told.split()))
+    assert len(cards) == 2
+    for card in cards:
+        signs = [(-1 if sign == "-" else 1) * Decimal(amount) for sign, amount in re.findall(r"([+-]?) ?[a-z][a-z -]*? (-?\d+\.\d+)", card)]
+        assert sum(signs[:-1]) == signs[-1], card
+    assert "+ transfers -3.000000000000" in cards[1] + cards[0]
+    assert "+ reversals -2.000000000000" in cards[1] + cards[0]

@@ -97,3 +97,14 @@ def test_the_terms_of_the_other_route_hold_there(home: Home, capsys: pytest.Capt
     assert run(["whatif", "--period", "2026-10", "--route", "official", "--home", str(home.root), "--json"]) == 0
     (moved,) = plain_json.loads(capsys.readouterr().out)["moved"]
     assert (moved["booked"], moved["on_route"]) == ("0.000090000000", "0.001200000000")
+
+
+@pytest.mark.parametrize(("option", "name"), [("--rates", "november.csv"), ("--policies", "lenient.csv")])
+def test_a_file_that_cannot_be_used_is_named_as_it_was_given(option: str, name: str, home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    """The mistake is in the file of the command line, not in the book's."""
+    built(home, [request("r1"), attempt("r1"), response("r1", usage=usage(10, 20))])
+    (tmp_path / name).write_text("nonsense\n")
+    assert run(["whatif", "--period", "2026-10", option, str(tmp_path / name), "--home", str(home.root)]) == 2
+    told = capsys.readouterr().err
+    assert f"{tmp_path / name}:1 " in told
+    assert "book/" not in told

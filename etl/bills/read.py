@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import csv
 import decimal
+import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as Map
 from dataclasses import dataclass, replace
@@ -27,6 +29,9 @@ from schemas.money import PLACES
 from schemas.records import Instant
 
 QUANTUM = Decimal(1).scaleb(-PLACES)
+MOST_UNPACKED = 1 << 30
+# A row with one of these in a cell is the sum of others, not a line: counted as one, it would double the bill.
+TOTALS = frozenset({"total", "totals", "grandtotal", "subtotal"})
 COARSEST = Decimal("0.01")  # a bill that writes whole units is taken to be exact to the hundredth
 # An amount with more than 12 places is a binary fraction's noise: it is taken to the nearest 12th place.
 _ROUND = decimal.Context(prec=60, rounding=decimal.ROUND_HALF_EVEN)
@@ -95,6 +100,20 @@ def _object(text: str) -> dict[str, Any] | None:
 # ---- bytes to records ----
 
 
+def unpacked(file: str, content: bytes) -> bytes:
+    """The content, or what is packed in it where it is gzip; raises BillError."""
+    if not content.startswith(b"\x1f\x8b"):
+        return content
+    try:
+        with gzip.open(io.BytesIO(content)) as packed:
+            plain = packed.read(MOST_UNPACKED + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise BillError([Problem(file, 1, "file", None, f"not whole as gzip ({error})", "export the bill again")]) from None
+    if len(plain) > MOST_UNPACKED:
+        raise BillError([Problem(file, 1, "file", None, f"unpacks to more than {MOST_UNPACKED} bytes", "cut it by account or day")])
+    return plain
+
+
 def read_records(file: str, content: bytes, mapping: Mapping) -> list[Record]:
     """The records of a file; raises BillError."""
     return _rows(file, content) if not is_json(content) else _members(file, content, mapping)
@@ -142,27 +161,34 @@ def _rows(file: str, content: bytes) -> list[Record]:
 
 def _members(file: str, content: bytes, mapping: Mapping) -> list[Record]:
     document = _document(file, content)
+    pages = document if isinstance(document, list) else [document]
     problems = [
         Problem(file, 1, str(mapping.incomplete), "true", "the file is one page of several", "fetch every page and put them into one list")
-        for page in (document if isinstance(document, list) else [document])
+        for page in pages
         if mapping.incomplete
         and isinstance(page, dict)
         and page.get(mapping.incomplete) is True
-        and not (isinstance(document, list) and page is not document[-1])
+        and (page is document or page is pages[-1])
     ]
     found: list[Record] = []
-    for path in mapping.records:
+    for path in _paths(mapping):
         found = [Record(n, members, around) for n, (members, around) in enumerate(_walk(document, path), 1)]
         if any(fits(record, mapping) for record in found[:1]):
             break
-    if mapping.count and isinstance(document, dict):
-        stated = Record(0, document).value(mapping.count)
-        if isinstance(stated, int) and stated > len(found):
+    if mapping.count and path != "[]":
+        counts = [Record(0, page).value(mapping.count) for page in pages if isinstance(page, dict)]
+        stated = max((count for count in counts if isinstance(count, int)), default=0)
+        if stated > len(found):
             what = f"says that there are {stated} records, and {len(found)} are here"
             problems.append(Problem(file, 1, mapping.count, str(stated), what, "fetch every page and put them into one list"))
     if problems:
         raise BillError(problems)
     return found
+
+
+def _paths(mapping: Mapping) -> list[str]:
+    """Where the records are, in one answer or in a list of such answers: the pages, one after the other."""
+    return [*mapping.records, *(f"[].{path}" for path in mapping.records if path not in ("[]", "."))]
 
 
 def _document(file: str, content: bytes) -> Any:
@@ -239,7 +265,7 @@ def choose(file: str, content: bytes, own: Mapping | None) -> tuple[Mapping, lis
 
 def _seems(file: str, content: bytes, mapping: Mapping) -> bool:
     document = _document(file, content)
-    return any(fits(Record(0, members, around), mapping) for path in mapping.records for members, around in list(_walk(document, path))[:1])
+    return any(fits(Record(0, members, around), mapping) for path in _paths(mapping) for members, around in list(_walk(document, path))[:1])
 
 
 def _unknown(file: str, content: bytes) -> Problem:
@@ -258,7 +284,7 @@ def _unknown(file: str, content: bytes) -> Problem:
 
 def read_bill(file: str, content: bytes, own: Mapping | None, currency: str, month: tuple[int, int]) -> Reading:
     """The lines of a bill of one month (its first instant and the first after it); raises BillError with all that is wrong."""
-    mapping, records = choose(file, content, own)
+    mapping, records = choose(file, unpacked(file, content), own)
     if own is not None and own is not mapping:  # what the vendor's own file adds to a known format
         mapping = _with(mapping, own)
     reader = _LineReader(file, mapping, currency, month)
@@ -293,6 +319,9 @@ class _LineReader:
         for path, wanted in self.mapping.detect.items():
             if wanted != "*" and record.value(path) != wanted:
                 self.refuse(record, path, record.value(path), f"not {wanted}", "take the other records out into a file of their own")
+        for name, value in record.members.items() if record.is_row else ():
+            if plain_name(value) in TOTALS:
+                self.refuse(record, name, value, "the sum of other lines, not a line of its own", "take the totals out of the file")
         kind, sign = self.kind(record)
         at, until = self.times(record)
         written_currency = self.text(record, "currency")

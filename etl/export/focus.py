@@ -6,7 +6,7 @@ and has ServiceProviderName and HostProviderName in their place). Facts of our o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -21,7 +21,7 @@ __all__ = ["VERSIONS", "writer"]
 
 _SELECT = Path(__file__).with_name("focus.sql")
 _COSTS = ("BilledCost", "EffectiveCost", "ContractedCost", "ListCost")
-_CATEGORIES: Mapping[str, str] = {"usage": "Usage", "purchases": "Purchase", "credits": "Credit", "adjustments": "Adjustment"}
+_CATEGORIES = ("Usage", "Purchase", "Credit", "Adjustment")
 
 
 class NoBoundsError(LedgerError):
@@ -71,7 +71,7 @@ def _plural(unit: str) -> str:
 
 
 _SUMS = {name: f'sum("{name}")' for name in _COSTS} | {
-    name: f'sum("EffectiveCost") FILTER (WHERE "ChargeCategory" = \'{value}\')' for name, value in _CATEGORIES.items()
+    f"EffectiveCost of {value}": f'sum("EffectiveCost") FILTER (WHERE "ChargeCategory" = \'{value}\')' for value in _CATEGORIES
 }
 
 

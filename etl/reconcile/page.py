@@ -93,7 +93,7 @@ class Page:
         )
         steps = [(row["step"], row["amount"], row["groups"]) for row in self.waterfall if row["amount"]]
         steps.append(("sum, which is the gap", self.gap, ""))
-        blocks.append("Where the gap comes from\n" + render(("step", "amount", "in"), steps))
+        blocks.append("Where the gap comes from\n" + render(("step", "amount", "comparisons"), steps))
         biggest = sorted((row for row in self.rows if row["difference"]), key=lambda r: (-abs(r["difference"]), r["subject"]))[:BIGGEST]
         if biggest:
             shown = [(r["class"], r["difference"], r["step"], r["subject"].rpartition(" (")[0], r["reason"] or "") for r in biggest]

@@ -46,7 +46,7 @@ from etl.reconcile.records import (
     plain_model,
 )
 from schemas.instants import to_datetime
-from schemas.money import EXACT, PLACES
+from schemas.money import EXACT, PLACES, plain
 from schemas.records import Instant
 
 # In order, each with its rule in plain words; published beside its amount.
@@ -151,12 +151,16 @@ def _explain(group: Group, pricer: Pricer, month: tuple[int, int], vendor_month:
             outside = not vendor_month[0] <= request.main.started_at < vendor_month[1]
             for one in request.tries:
                 step = "boundary_shift" if outside or group.note else _ALONE.get(one.status, "ours_only")
-                add(step, -one.amount, "outside the vendor's month" if outside else None)
+                add(step, -one.amount, "outside the vendor's month" if outside else f"try {one.ordinal} is not on the bill")
     own = group.own
     unknown = [t for request in own for t in request.tries if t.charged is None]
     known = bool(own) and not (unknown and not group.booked)
     kind = _class(group, steps, bool(unknown))
     return Explained(group, kind, total, group.booked if known else None, steps, "; ".join(dict.fromkeys(reasons)) or None, is_implied)
+
+
+def _booked(one: Try) -> str:
+    return "nothing that is known" if one.charged is None else plain(one.charged)
 
 
 _ALONE = {ABORTED: "aborted", FAILED: "failed_attempts"}
@@ -242,7 +246,7 @@ def _pair(one: Try, lines: Sequence[Line], theirs: Decimal, pricer: Pricer) -> I
     if one.status == OK or abs(gap) <= _step(lines, theirs - gap):
         yield from _computed(lines, theirs, gap, list(_candidates((one,), lines, theirs, pricer)))
     else:
-        yield _ALONE.get(one.status, "missing_usage"), gap, None
+        yield _ALONE.get(one.status, "missing_usage"), gap, f"try {one.ordinal}: the bill has {plain(theirs)}, we booked {_booked(one)}"
 
 
 def _bucket(group: Group, usage: Sequence[Line], vendor: Decimal, pricer: Pricer) -> Iterator[Step]:
