@@ -83,13 +83,28 @@ pieces as (
         cast(0 as bigint), free_quantity
     from billed where unit_from = 0
 ),
+-- tries that more than one line may tell the same meter of: all others need no sum
+in_pieces as (
+    select distinct raw_id, raw_ordinal from billed_lines where piece <> ''
+),
+whole as (
+    select p.*, i.raw_id is not null as is_in_pieces
+    from priced p left join in_pieces i on p.raw_id = i.raw_id and p.raw_ordinal = i.raw_ordinal
+    where not p.is_cut and not p.is_termed
+),
 asked as (
+    select
+        request_id, raw_id, raw_ordinal, ordinal, channel, sent_model, meter, quantity, optional,
+        rate_id, unit_price, rate_effective_from, priced_as, own_unit_price, multiplier_id, fx_id, fx_rate, fx_from, no_rate_for,
+        list_rate_id, list_unit_price, list_own_price, list_fx_id, list_fx_rate, list_fx_from
+    from whole where not is_in_pieces
+    union all
     select
         request_id, raw_id, raw_ordinal, ordinal, channel, sent_model, meter, cast(sum(quantity) as bigint) as quantity, optional,
         rate_id, unit_price, rate_effective_from, priced_as, own_unit_price, multiplier_id, fx_id, fx_rate, fx_from, no_rate_for,
         list_rate_id, list_unit_price, list_own_price, list_fx_id, list_fx_rate, list_fx_from
     from (
-        select * from priced where not is_cut and not is_termed
+        select * exclude (is_in_pieces) from whole where is_in_pieces
         union all
         select
             * exclude (piece_from, piece_to, least_quantity, billed_quantity, free_quantity) replace (piece_to - piece_from as quantity)
