@@ -91,8 +91,8 @@ soak: .venv/.stamp ## every fault at every call, a thousand kills, and thousands
 	@.venv/bin/pytest -m soak
 
 .PHONY: bench
-bench: .venv/.stamp ## a generated month copied, built and built again, as a ratio; QUICK=1 for a small one
-	@.venv/bin/python -m bench.ledger --requests $(if $(QUICK),100000,1000000)
+bench: .venv/.stamp ## a generated month copied, built, read, closed, and built after two years, as ratios; QUICK=1 for less
+	@.venv/bin/python -m bench.ledger $(if $(QUICK),--requests 50000 --history 6) --json data/bench/ledger.json
 
 .PHONY: lock
 lock: ## compile the locks again from pyproject.toml and requirements/*.in; newest versions with UPGRADE=--upgrade
