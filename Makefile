@@ -118,7 +118,7 @@ bench-doors: .venv/.stamp .venv-peers/.stamp bench/node/node_modules/.stamp | de
 
 .PHONY: bench-ledger
 bench-ledger: .venv/.stamp
-	@.venv/bin/python -m bench.ledger --requests $(if $(QUICK),100000,1000000)
+	@.venv/bin/python -m bench.ledger $(if $(QUICK),--requests 50000 --history 6) --json data/bench/ledger.json
 
 .PHONY: bench-pages
 bench-pages: .venv/.stamp

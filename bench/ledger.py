@@ -1,8 +1,9 @@
-"""How long a month takes to become a ledger, as a multiple of what DuckDB takes to copy the same Parquet files.
+"""How long a month takes to become a ledger, as a multiple of what DuckDB takes to copy the same Parquet files, and to be read.
 
-`python -m bench.ledger --requests 1000000` generates the month, copies it, builds it, adds one percent and builds again;
-each figure comes from a process of its own. It prints a table, writes it as JSON, and fails when the ledger's counts or
-sums are not the generator's.
+`python -m bench.ledger --requests 1000000` generates the month, copies it, builds it, adds one percent and builds again,
+reads it as a person does, closes it with every export, and builds a smaller month with and without two years of closed
+months before it. Each figure comes from a process of its own. It prints a table, writes it as JSON, and fails when the
+ledger's counts or sums are not the generator's. A busy machine stretches seconds; CPU seconds are told beside them.
 """
 
 from __future__ import annotations
@@ -10,18 +11,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 
 import duckdb
 
 from bench.months import DAYS, ROWS, Month, make_month
+from schemas.home import Home
 
 COPY = """
 import duckdb, sys
@@ -29,6 +33,20 @@ connection = duckdb.connect()
 for kind in sys.argv[3:]:
     connection.execute(f"COPY (FROM read_parquet('{sys.argv[1]}/{kind}/*/*.parquet')) TO '{sys.argv[2]}/{kind}.parquet' (COMPRESSION zstd)")
 """
+AFTER_HISTORY = "2026-09-01T06:00:00Z"  # every month before the generated one is over and due
+AFTER_MONTH = "2026-10-01T06:00:00Z"
+
+# The questions that the README asks of the demo, as it writes them.
+QUESTIONS = (
+    "select project, public_model, sum(final_charge) as charged, count(*) as requests from ledger group by all order by charged desc",
+    "select * from wallet_balances",
+    "select request_id, primary_channel, backup_channel, retry_count, fallback_count, fallback_latency_ms from ledger where fallback_count > 0",
+    "select outcome, failed_request_policy, count(*) as requests, sum(final_charge) as charged from failed_requests group by all order by all",
+    (
+        "select served_channel, sum(list_charge) as list, sum(final_charge) as charged, sum(savings) as saved from ledger "
+        "where status = 'ok' group by all order by all"
+    ),
+)
 
 
 class BenchError(Exception):
@@ -37,14 +55,31 @@ class BenchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What one process took: seconds by the clock, and its peak resident memory in megabytes."""
+    """What one process took: seconds by the clock and on all cores, and its peak resident memory in megabytes.
+
+    `ratio` is `seconds` as a multiple of those of the row `of`; `bar` is what it may be at most (seconds where `of` is empty).
+    """
 
     what: str
+    requests: int
     seconds: float
+    cpu_seconds: float
     peak_mb: int
+    of: str = ""
+    ratio: float | None = None
+    bar: float | None = None
+
+    def against(self, other: Taken, bar: float | None = None) -> Taken:
+        """The same as a multiple of another."""
+        return replace(self, of=other.what, ratio=self.seconds / other.seconds, bar=bar)
+
+    def __str__(self) -> str:
+        ratio = "" if self.ratio is None else f"{self.ratio:>7.2f} x {self.of}"
+        bar = "" if self.bar is None else f" (bar {self.bar:g}{'' if self.of else ' s'})"
+        return f"{self.what:<38}{self.requests:>10}{self.seconds:>9.2f} s{self.cpu_seconds:>9.2f} s CPU{self.peak_mb:>7} MB {ratio}{bar}"
 
 
-def timed(what: str, command: list[str]) -> Taken:
+def timed(what: str, requests: int, command: list[str]) -> Taken:
     """Run one process to its end. Raises BenchError if it fails."""
     with tempfile.TemporaryFile() as output:
         began = time.perf_counter()
@@ -55,7 +90,7 @@ def timed(what: str, command: list[str]) -> Taken:
         if process.returncode:
             output.seek(0)
             raise BenchError(f"{what} ended with {process.returncode}: {output.read()[-2000:].decode(errors='replace')}")
-    return Taken(what, seconds, used.ru_maxrss // 1024)
+    return Taken(what, requests, seconds, used.ru_utime + used.ru_stime, used.ru_maxrss // 1024)
 
 
 def compare(month: Month) -> None:
@@ -72,39 +107,89 @@ def compare(month: Month) -> None:
         raise BenchError(f"the ledger says {found}, the generator {expected} (requests, attempts, unknown charges, charged by bucket)")
 
 
-def measure(root: Path, requests: int) -> list[Taken]:
-    """The three figures of a month of so many requests, its ledger compared after each build."""
+def _tokenledger(month: Month, *words: str) -> list[str]:
+    return [sys.executable, "-m", "tokenledger", "--home", str(month.home.root), *words]
+
+
+def building(root: Path, requests: int) -> Iterator[Taken]:
+    """A month of so many requests built, built again with one percent more, read, and closed; compared after each build."""
     month = make_month(root, requests, lambda line: print(line, file=sys.stderr))
     copies = root / "copies"
     copies.mkdir()
-    ledger = [sys.executable, "-m", "tokenledger", "ledger", "--home", str(root)]
-    taken = [timed("copy the raw Parquet", [sys.executable, "-c", COPY, str(month.home.raw), str(copies), *ROWS])]
+    copy = timed("copy", requests, [sys.executable, "-c", COPY, str(month.home.raw), str(copies), *ROWS])
     shutil.rmtree(copies)
-    taken.append(timed("build the ledger", ledger))
+    yield copy
+    open_month = ("ledger", "--no-close", "--as-of", AFTER_MONTH)
+    first = timed("build", requests, _tokenledger(month, *open_month)).against(copy)
     compare(month)
+    yield first
     month.add(max(requests // 100, 1), day=DAYS - 1)
-    taken.append(timed("build again after 1 % more", ledger))
+    yield timed("build again after 1 % more", month.requests, _tokenledger(month, *open_month)).against(first, 0.1)
     compare(month)
-    return taken
+    yield from reading(month)
+    yield timed("build, close and every export", month.requests, _tokenledger(month, "ledger", "--as-of", AFTER_MONTH)).against(copy, 8)
+    compare(month)
+
+
+def reading(month: Month) -> Iterator[Taken]:
+    """The receipt of a request in the middle, and the README's questions, each the quickest of three as a whole command."""
+    receipt = ("receipt of one request", ("receipt", f"r-{month.requests // 2:010d}"), 0.3)
+    asked = [(f"README query {n}", ("sql", question), 1.0) for n, question in enumerate(QUESTIONS, 1)]
+    for what, words, bar in (receipt, *asked):
+        runs = [timed(what, month.requests, _tokenledger(month, *words)) for _ in range(3)]
+        yield replace(min(runs, key=lambda run: run.seconds), bar=bar)
+
+
+def history(root: Path, requests: int, months: int) -> Iterator[Taken]:
+    """A month built alone and after so many closed ones, each of a tenth of its requests."""
+    alone = make_month(root / "alone", requests)
+    words = ("ledger", "--no-close", "--as-of", AFTER_MONTH)
+    first = timed("build without history", requests, _tokenledger(alone, *words))
+    compare(alone)
+    yield first
+    month = Month(Home(root / "after"))
+    month.write_book()
+    for back in range(months, 0, -1):
+        month.add(requests // 10, day=15 - 30 * back - back // 2)
+    yield timed(f"close {months} months", month.requests, _tokenledger(month, "ledger", "--as-of", AFTER_HISTORY))
+    compare(month)
+    for day in range(DAYS):
+        month.add(requests * (day + 1) // DAYS - requests * day // DAYS, day=day)
+    yield timed(f"build after {months} closed months", month.requests, _tokenledger(month, *words)).against(first, 1.1)
+    compare(month)
+
+
+def machine() -> str:
+    """The machine, as far as it says of itself."""
+    model = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?")
+    return (
+        f"{os.cpu_count()} cores of {model}, Linux {platform.release()}, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}"
+    )
 
 
 def main() -> None:
     """Read the options, measure, print and write; ends with 1 and the reason where a figure would not be true."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=1_000_000)
+    parser.add_argument("--history", type=int, default=24, help="closed months before the small month")
     parser.add_argument("--json", type=Path, help="write the table here too")
     options = parser.parse_args()
+    print(machine())
+    rows = []
     with tempfile.TemporaryDirectory(prefix="tokenledger-bench-") as folder:
         try:
-            taken = measure(Path(folder), options.requests)
+            for measured in (
+                building(Path(folder) / "month", options.requests),
+                history(Path(folder) / "history", max(options.requests // 10, 100), options.history),
+            ):
+                for row in measured:
+                    print(row, flush=True)
+                    rows.append(asdict(row))
         except BenchError as fault:
             sys.exit(f"bench: {fault}")
-    copy = taken[0].seconds
-    print(f"{options.requests} requests on {os.cpu_count()} cores")
-    for each in taken:
-        print(f"{each.what:<30} {each.seconds:>8.1f} s {each.seconds / copy:>7.1f} x the copy {each.peak_mb:>7} MB")
     if options.json:
-        options.json.write_text(json.dumps({"requests": options.requests, "taken": [asdict(each) for each in taken]}, indent=1) + "\n")
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps({"bench": "ledger", "machine": machine(), "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -28,18 +28,18 @@ KEYS = 20
 WRITER = "bench"
 
 RATES = """channel,model,meter,price,per,currency,effective_from,effective_to,book,service_tier,min_input_tokens,hours,weekdays,source,note
-official,gpt-4o-mini,input,0.15,1000000,USD,2026-01-01T00:00:00Z,,charge,,,,,bench,
-official,gpt-4o-mini,cached_input,0.075,1000000,USD,2026-01-01T00:00:00Z,,charge,,,,,bench,
-official,gpt-4o-mini,output,0.60,1000000,USD,2026-01-01T00:00:00Z,,charge,,,,,bench,
-official,large,input,2.5,1000000,USD,2026-01-01T00:00:00Z,,charge,,,,,bench,
-official,large,input,5,1000000,USD,2026-01-01T00:00:00Z,,charge,,4001,,,bench,dearer above 4000 tokens of prompt
-official,large,output,10,1000000,USD,2026-01-01T00:00:00Z,,charge,,,,,bench,
-routed,gpt-4o-mini,input,0.03,1000000,USD,2026-01-01T00:00:00Z,,charge,,,,,bench,
-routed,gpt-4o-mini,output,0.12,1000000,USD,2026-01-01T00:00:00Z,,charge,,,,,bench,
-*,gpt-4o-mini,input,0.15,1000000,USD,2026-01-01T00:00:00Z,,list,,,,,bench,
-*,gpt-4o-mini,output,0.60,1000000,USD,2026-01-01T00:00:00Z,,list,,,,,bench,
-*,large,input,2.5,1000000,USD,2026-01-01T00:00:00Z,,list,,,,,bench,
-*,large,output,10,1000000,USD,2026-01-01T00:00:00Z,,list,,,,,bench,
+official,gpt-4o-mini,input,0.15,1000000,USD,2024-01-01T00:00:00Z,,charge,,,,,bench,
+official,gpt-4o-mini,cached_input,0.075,1000000,USD,2024-01-01T00:00:00Z,,charge,,,,,bench,
+official,gpt-4o-mini,output,0.60,1000000,USD,2024-01-01T00:00:00Z,,charge,,,,,bench,
+official,large,input,2.5,1000000,USD,2024-01-01T00:00:00Z,,charge,,,,,bench,
+official,large,input,5,1000000,USD,2024-01-01T00:00:00Z,,charge,,4001,,,bench,dearer above 4000 tokens of prompt
+official,large,output,10,1000000,USD,2024-01-01T00:00:00Z,,charge,,,,,bench,
+routed,gpt-4o-mini,input,0.03,1000000,USD,2024-01-01T00:00:00Z,,charge,,,,,bench,
+routed,gpt-4o-mini,output,0.12,1000000,USD,2024-01-01T00:00:00Z,,charge,,,,,bench,
+*,gpt-4o-mini,input,0.15,1000000,USD,2024-01-01T00:00:00Z,,list,,,,,bench,
+*,gpt-4o-mini,output,0.60,1000000,USD,2024-01-01T00:00:00Z,,list,,,,,bench,
+*,large,input,2.5,1000000,USD,2024-01-01T00:00:00Z,,list,,,,,bench,
+*,large,output,10,1000000,USD,2024-01-01T00:00:00Z,,list,,,,,bench,
 """
 
 BOOK = {
@@ -67,13 +67,13 @@ vendor = "Router"
     ),
     "keys.toml": "".join(
         f'[[key]]\nid = "k{n}"\nlabel = "key {n}"\nfingerprint = "fp_{n:032x}"\nuser = "user-{n}"\nproject = "project-{n % 5}"\n'
-        'wallet = "research"\nfrom = 2026-01-01T00:00:00Z\n'
+        'wallet = "research"\nfrom = 2024-01-01T00:00:00Z\n'
         for n in range(KEYS)
     ),
     "rates.csv": RATES,
     "failed_requests.csv": "policy,channel,outcome,charge,effective_from,effective_to,note\n"
     + "".join(
-        f"no-charge,*,{outcome},none,2026-01-01T00:00:00Z,,\n"
+        f"no-charge,*,{outcome},none,2024-01-01T00:00:00Z,,\n"
         for outcome in (
             *("error_before_output", "error_mid_stream", "client_gone", "timeout", "rate_limited"),
             *("refused_no_output", "refused_with_output", "empty_reply", "rejected_by_proxy"),
@@ -203,7 +203,7 @@ class Month:
             (self.home.book / name).write_text(text)
 
     def add(self, requests: int, *, day: int) -> None:
-        """One seal with so many requests spread over one day of the month."""
+        """One seal with so many requests spread over one day, counted from the first of the month; days before it are in earlier months."""
         sealed = manifest.read(self.home.manifest)
         with duckdb.connect() as connection:
             connection.execute("SET TimeZone = 'UTC'")

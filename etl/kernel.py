@@ -193,6 +193,7 @@ def open_engine(*, memory_limit: str | None = None, threads: int | None = None, 
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET preserve_insertion_order = false")
     connection.execute("SET python_enable_replacements = false")
+    connection.execute("SET parquet_metadata_cache = true")  # several models read the same sealed files, which never change
     if threads:
         connection.execute(f"SET threads = {int(threads)}")
     if memory_limit:

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import duckdb
 
-from etl.build import preview
 from etl.inclusion import Inclusion, inclusion
 from etl.published import NoLedgerError, open_ledger
 from etl.table import jsonable
@@ -347,12 +346,19 @@ def find(home: Home, asked: str) -> Receipt:
         pass  # nothing was published yet: the records alone may know it
     if settled is not None and (settled.facts["status"] != "unknown" or settled.proof is not None):
         return settled
-    with preview(home, asked) as connection:
+    with _preview(home, asked) as connection:
         if found := matches(connection, asked):
             return load(connection, _only(asked, found), published=False)
     if settled is None:
         raise UnknownRequestError(asked)
     return settled
+
+
+def _preview(home: Home, asked: str) -> duckdb.DuckDBPyConnection:
+    """The contract tables over what was not built yet; a published receipt does not wait for the models to be loaded."""
+    from etl.build import preview  # noqa: PLC0415  see above
+
+    return preview(home, asked)
 
 
 _OF_RUN = "SELECT request_id FROM ledger WHERE run_id = ? ORDER BY created_at, request_id"
@@ -373,7 +379,7 @@ def of_run(home: Home, run_id: str) -> tuple[Receipt, ...]:
                 )
     except NoLedgerError as error:
         missing = error
-    with preview(home, run_id) as connection:
+    with _preview(home, run_id) as connection:
         if found := connection.execute(_OF_RUN, [run_id]).fetchall():
             return tuple(load(connection, row[0], published=False) for row in found)
     raise missing or UnknownRunError(run_id)

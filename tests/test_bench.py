@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
+import sys
 from decimal import Decimal
 from pathlib import Path
 
@@ -10,7 +14,7 @@ import pytest
 from bench import doors, sealing, streams
 from bench.contenders import home_of
 from bench.doors import Effort
-from bench.ledger import BenchError, compare
+from bench.ledger import QUESTIONS, BenchError, compare, reading
 from bench.load import Round
 from bench.months import make_month
 from bench.pages import addresses, report
@@ -19,11 +23,12 @@ from etl.published import open_ledger
 
 
 def test_a_generated_month_comes_to_what_its_generator_says(tmp_path: Path) -> None:
-    """Counts, and charges by bucket, to the last digit; one picodollar more in the generator's sum is told."""
+    """Counts, and charges by bucket, to the last digit; one picodollar more in the generator's sum is told. It is read by command."""
     month = make_month(tmp_path, 2_000)
     result = build(month.home)
     assert (result.requests, result.unpriced, result.blockers) == (2_000, 0, 0)
     compare(month)
+    assert [row.bar for row in reading(month)] == [0.3, *(1.0 for _ in QUESTIONS)]
     month.charged["routed_balance"] += Decimal("0.000000000001")
     with pytest.raises(BenchError, match="the ledger says"):
         compare(month)
@@ -67,3 +72,25 @@ def test_every_page_is_asked_and_told(tmp_path: Path) -> None:
     told = report(month.home, asked_for)
     assert {line.split()[0] for line in told[2:-1]} == set(asked_for)
     assert len(asked_for) > 30
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_bench_of_the_ledger_runs_whole_and_writes_its_table(tmp_path: Path) -> None:
+    """Copy, builds, receipt, the README's questions and the close, then a month after a closed one: a row each, sums compared."""
+    written = tmp_path / "ledger.json"
+    subprocess.run([sys.executable, "-m", "bench.ledger", "--requests", "100", "--history", "1", "--json", str(written)], check=True)
+    found = json.loads(written.read_text())
+    assert (found["bench"], bool(found["machine"])) == ("ledger", True)
+    rows = {row["what"]: row for row in found["rows"]}
+    assert {name for name in rows if "README" not in name} == {
+        *("copy", "build", "build again after 1 % more", "receipt of one request", "build, close and every export"),
+        *("build without history", "close 1 months", "build after 1 closed months"),
+    }
+    assert all(row["ratio"] is None or row["ratio"] == row["seconds"] / rows[row["of"]]["seconds"] for row in rows.values())
+
+
+def test_the_bench_asks_what_the_readme_asks() -> None:
+    """Each question of the bench stands in the README word for word, and the README has no other."""
+    asked = re.findall(r'^\$ tokenledger sql "(.*)"$', Path("README.md").read_text(), re.MULTILINE)
+    assert tuple(asked) == QUESTIONS

@@ -3,10 +3,14 @@
 -- check: raw_id is not null and received_at is not null and endpoint is not null
 -- check: billing in ('usage', 'poll', 'free', 'unknown')
 -- check: select raw_id from received group by raw_id having count(*) > 1
-with recorded as (
-    select *, count(*) over (partition by request_id) as copies
-    from raw_request
-    qualify row_number() over (partition by request_id order by writer, seq) = 1
+with repeated as (
+    select request_id, count(*) as copies from raw_request group by request_id having count(*) > 1
+),
+recorded as (
+    select r.*, cast(1 as bigint) as copies from raw_request r anti join repeated d on r.request_id = d.request_id
+    union all
+    select r.*, d.copies from raw_request r join repeated d on r.request_id = d.request_id
+    qualify row_number() over (partition by r.request_id order by r.writer, r.seq) = 1
 ),
 strays as (
     select request_id, opened_at as seen_at, url, sent_model

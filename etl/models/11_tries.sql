@@ -3,13 +3,38 @@
 -- Ordinal 0 is no try; it has a row only where it is all there is of a request: the proxy refused it before any try.
 -- check: raw_id is not null and raw_ordinal is not null and opened_at is not null
 -- check: select raw_id, raw_ordinal from tries group by raw_id, raw_ordinal having count(*) > 1
-with opened as (
-    select * from raw_attempt
-    qualify row_number() over (partition by request_id, ordinal order by writer, seq) = 1
+with opened_twice as (
+    select request_id, ordinal from raw_attempt group by request_id, ordinal having count(*) > 1
+),
+opened as (
+    select a.* from raw_attempt a anti join opened_twice d on a.request_id = d.request_id and a.ordinal = d.ordinal
+    union all
+    select a.* from raw_attempt a semi join opened_twice d on a.request_id = d.request_id and a.ordinal = d.ordinal
+    qualify row_number() over (partition by a.request_id, a.ordinal order by a.writer, a.seq) = 1
+),
+closed_twice as (
+    select request_id, ordinal from raw_response group by request_id, ordinal having count(*) > 1
 ),
 closed as (
-    select * from raw_response
-    qualify row_number() over (partition by request_id, ordinal order by writer, seq) = 1
+    select c.* from raw_response c anti join closed_twice d on c.request_id = d.request_id and c.ordinal = d.ordinal
+    union all
+    select c.* from raw_response c semi join closed_twice d on c.request_id = d.request_id and c.ordinal = d.ordinal
+    qualify row_number() over (partition by c.request_id, c.ordinal order by c.writer, c.seq) = 1
+),
+-- what the proxy answered itself, and whether anything was sent
+own_replies as (
+    select request_id, http_status from raw_response where ordinal = 0
+    qualify row_number() over (partition by request_id order by writer, seq) = 1
+),
+refused as (
+    select request_id from raw_response where ordinal = 0
+    union
+    select request_id from raw_attempt where ordinal = 0
+),
+sent as (
+    select request_id from raw_attempt where ordinal > 0 and request_id in (select request_id from refused)
+    union
+    select request_id from raw_response where ordinal > 0 and request_id in (select request_id from refused)
 ),
 joined as (
     select
@@ -39,10 +64,8 @@ joined as (
     left join reread n on c.request_id = n.raw_id and c.ordinal = n.raw_ordinal
 ),
 tries as (
-    select
-        *,
-        max(case when raw_ordinal = 0 then http_status end) over (partition by raw_id) as own_status
-    from joined
-    qualify raw_ordinal > 0 or max(raw_ordinal) over (partition by raw_id) = 0
+    select j.*, o.http_status as own_status
+    from joined j left join own_replies o on j.raw_id = o.request_id
+    where j.raw_ordinal > 0 or j.raw_id not in (select request_id from sent)
 )
 select * from tries

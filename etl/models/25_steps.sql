@@ -6,14 +6,26 @@ with tries as (
     select o.*, m.request_id, m.position
     from outcomes o join members m on o.raw_id = m.raw_id
 ),
+-- most requests have one try: only the others are put in order, and without their texts
+several as (
+    select m.request_id from outcomes o join members m on o.raw_id = m.raw_id group by m.request_id having count(*) > 1
+),
+placed as (
+    select
+        o.raw_id, o.raw_ordinal,
+        cast(sum(case when o.raw_ordinal > 0 then 1 else 0 end) over (
+            partition by m.request_id order by o.received_at, o.raw_id, o.raw_ordinal rows between unbounded preceding and current row
+        ) as integer) as counted,
+        row_number() over (partition by m.request_id order by o.received_at desc, o.raw_id desc, o.raw_ordinal desc) as place_from_end
+    from outcomes o join members m on o.raw_id = m.raw_id
+    where m.request_id in (select request_id from several)
+),
 numbered as (
     select
-        *,
-        cast(sum(case when raw_ordinal > 0 then 1 else 0 end) over (
-            partition by request_id order by received_at, raw_id, raw_ordinal rows between unbounded preceding and current row
-        ) as integer) as counted,
-        row_number() over (partition by request_id order by received_at desc, raw_id desc, raw_ordinal desc) as place_from_end
-    from tries
+        t.*,
+        coalesce(p.counted, case when t.raw_ordinal > 0 then 1 else 0 end) as counted,
+        coalesce(p.place_from_end, 1) as place_from_end
+    from tries t left join placed p on t.raw_id = p.raw_id and t.raw_ordinal = p.raw_ordinal
 ),
 steps as (
     select

@@ -4,37 +4,55 @@
 -- endpoint owes and that is not there, are faults: they are quarantined and never charged.
 -- check: select raw_id, raw_ordinal, piece, part, meter from usage_reported group by all having count(*) > 1
 -- check: fault is not null or (gross >= own and own >= 0)
-with scalar_members as (
+with places as (
+    select *, pick = min(pick) over (partition by dialect, rule, meter) as is_first from table_dialects
+),
+scalar_members as (
     -- a quoted name may hold dots
     select
-        *, case when json_path like '%"' then regexp_extract(json_path, '"([^"]+)"$', 1) else regexp_extract(json_path, '([A-Za-z0-9_-]+)$', 1) end as last_name
-    from table_dialects where list_path is null
+        *, '"' || case when json_path like '%"' then regexp_extract(json_path, '"([^"]+)"$', 1) else regexp_extract(json_path, '([A-Za-z0-9_-]+)$', 1) end || '"' as last_name
+    from places where list_path is null
+),
+alone as (
+    select raw_id, raw_ordinal, piece, part from usage_objects group by raw_id, raw_ordinal, piece, part having count(*) = 1
+),
+objects as (
+    select o.*, a.raw_id is not null as is_alone
+    from usage_objects o
+    left join alone a on o.raw_id = a.raw_id and o.raw_ordinal = a.raw_ordinal and o.piece = a.piece and o.part = a.part
 ),
 scalars as (
     -- an object is taken apart only for the names that it holds, or, where names in it may be escaped, for all
-    select o.raw_id, o.raw_ordinal, o.piece, o.part, o.priority, o.source, d.rule, d.meter, d.pick, d.inside,
+    select o.raw_id, o.raw_ordinal, o.piece, o.part, o.priority, o.source, d.rule, d.meter, d.pick, d.inside, o.is_alone and d.is_first as is_unbeaten,
         json_extract_string(o.object, d.json_path) as written
-    from usage_objects o
+    from objects o
     join scalar_members d on o.dialect = d.dialect
-        and (d.last_name = '' or contains(o.object, '"' || d.last_name || '"') or contains(o.object, '\'))
+        and (d.last_name = '""' or contains(o.object, d.last_name) or contains(o.object, '\'))
     where (o.keeps = 'all' or d.meter in (select name from meter where family = 'other'))
 ),
 lists as (
     select o.raw_id, o.raw_ordinal, o.piece, o.part, o.priority, o.source, d.rule, d.meter, d.pick, d.inside,
+        o.is_alone and d.is_first as is_unbeaten,
         d.json_path, d.item_path, d.item_value, unnest(cast(json_extract(o.object, d.list_path) as json[])) as item
-    from usage_objects o join table_dialects d on o.dialect = d.dialect
+    from objects o join places d on o.dialect = d.dialect
     where d.list_path is not null and o.keeps = 'all' and json_type(o.object, d.list_path) = 'ARRAY'
 ),
 written as (
     select * from scalars where written is not null
     union all
-    select raw_id, raw_ordinal, piece, part, priority, source, rule, meter, pick, inside, json_extract_string(item, json_path)
+    select raw_id, raw_ordinal, piece, part, priority, source, rule, meter, pick, inside, is_unbeaten, json_extract_string(item, json_path)
     from lists where json_extract_string(item, item_path) = item_value and json_extract_string(item, json_path) is not null
 ),
 first_places as (
-    -- of one meter's members, and of the places of one member, the first that is there
-    select * from written
-    qualify dense_rank() over (partition by raw_id, raw_ordinal, piece, part, rule, meter order by pick, priority) = 1
+    -- of one meter's members, and of the places of one member, the first that is there; what nothing can come before needs no order
+    select * from written where is_unbeaten
+    union all
+    select w.* from written w
+    anti join (select * from written where is_unbeaten) f
+        on w.raw_id = f.raw_id and w.raw_ordinal = f.raw_ordinal and w.piece = f.piece and w.part = f.part and w.rule = f.rule
+        and w.meter is not distinct from f.meter
+    where not w.is_unbeaten
+    qualify dense_rank() over (partition by w.raw_id, w.raw_ordinal, w.piece, w.part, w.rule, w.meter order by w.pick, w.priority) = 1
 ),
 parsed as (
     select

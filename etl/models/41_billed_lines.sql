@@ -61,7 +61,11 @@ metered as (
 ),
 -- a request is one call of the model it was sent to, whatever models answered; a line of a batch's output is one of its own
 called as (
-    select * exclude (model, sent_model), sent_model from placed where rule = 'usage' and job is distinct from 'output'
+    select * exclude (model, sent_model), sent_model from placed where rule = 'usage' and job is distinct from 'output' and piece = ''
+    union all
+    select * exclude (model, sent_model), sent_model from placed
+    where rule = 'usage' and job is distinct from 'output' and piece <> ''
+        and (raw_id, raw_ordinal) not in (select raw_id, raw_ordinal from placed where piece = '')
     qualify row_number() over (partition by raw_id, raw_ordinal order by piece) = 1
     union all
     select * exclude (model, sent_model), model as sent_model from placed where rule = 'usage' and job = 'output' and piece not like '% inner %'

@@ -95,12 +95,21 @@ pieces as (
         case kind when 'measured' then unit_to when 'minimum' then least_quantity when 'step' then billed_quantity else free_quantity end as piece_to
     from turned
 ),
+-- tries that more than one line may tell the same meter of: all others need no sum
+in_pieces as (
+    select distinct raw_id, raw_ordinal from billed_lines where piece <> ''
+),
+whole as (
+    select p.*, i.raw_id is not null as is_in_pieces
+    from priced p left join in_pieces i on p.raw_id = i.raw_id and p.raw_ordinal = i.raw_ordinal
+    where not p.is_cut and not p.is_termed
+),
 counted as (
     select
         request_id, raw_id, raw_ordinal, ordinal, channel, sent_model, meter, quantity, optional,
         rate_id, unit_price, rate_effective_from, priced_as, own_unit_price, multiplier_id, fx_id, fx_rate, fx_from, no_rate_for,
         list_rate_id, list_unit_price, list_own_price, list_fx_id, list_fx_rate, list_fx_from
-    from priced where not is_cut and not is_termed
+    from whole where is_in_pieces
     union all
     select
         request_id, raw_id, raw_ordinal, ordinal, channel, sent_model, meter, piece_to - piece_from, optional,
@@ -109,6 +118,12 @@ counted as (
     from pieces where piece_from < piece_to
 ),
 asked as (
+    select
+        request_id, raw_id, raw_ordinal, ordinal, channel, sent_model, meter, quantity, optional,
+        rate_id, unit_price, rate_effective_from, priced_as, own_unit_price, multiplier_id, fx_id, fx_rate, fx_from, no_rate_for,
+        list_rate_id, list_unit_price, list_own_price, list_fx_id, list_fx_rate, list_fx_from
+    from whole where not is_in_pieces
+    union all
     select
         request_id, raw_id, raw_ordinal, ordinal, channel, sent_model, meter, cast(sum(quantity) as bigint) as quantity, optional,
         rate_id, unit_price, rate_effective_from, priced_as, own_unit_price, multiplier_id, fx_id, fx_rate, fx_from, no_rate_for,
