@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 from bench import contenders, sealing, streams
 from bench.contenders import Command, StartError, free_port, home_of, running
 from bench.load import Load, LoadError, Round, once, wrk
+from bench.machine import machine
 from schemas import manifest
 from schemas.home import Home
 
@@ -142,14 +142,6 @@ def table(rows: Sequence[Row], ours: str) -> str:
             f"{row.p50_ms:>9.2f}{added[0]:>8.2f}{row.p99_ms:>9.2f}{added[1]:>8.2f}"
         )
     return "\n".join(lines)
-
-
-def machine() -> str:
-    """The machine, as far as it says of itself."""
-    model = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?")
-    return (
-        f"{os.cpu_count()} cores of {model}, Linux {platform.release()}, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}"
-    )
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 
 import duckdb
 
+from bench.machine import machine
 from bench.months import DAYS, ROWS, Month, make_month
 from schemas.home import Home
 
@@ -157,14 +157,6 @@ def history(root: Path, requests: int, months: int) -> Iterator[Taken]:
         month.add(requests * (day + 1) // DAYS - requests * day // DAYS, day=day)
     yield timed(f"build after {months} closed months", month.requests, _tokenledger(month, *words)).against(first, 1.1)
     compare(month)
-
-
-def machine() -> str:
-    """The machine, as far as it says of itself."""
-    model = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?")
-    return (
-        f"{os.cpu_count()} cores of {model}, Linux {platform.release()}, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}"
-    )
 
 
 def main() -> None:
