@@ -17,13 +17,13 @@ import pyarrow as pa
 
 from etl.closed import Closed
 from etl.sources import table
-from schemas.money import EXACT
+from schemas.money import EXACT, share
 
 # Which lot is drawn first: the columns to sort by. A lot that never lapses comes after all that do.
 ORDER = ("expires", "posted_at", "lot_id")
 
 ZERO = Decimal(0)
-_REMAINING = pa.schema([("lot_id", pa.string()), ("remaining", pa.decimal128(38, 12))])
+_REMAINING = pa.schema([("lot_id", pa.string()), ("remaining", pa.decimal128(38, 12)), ("paid_for_spent", pa.decimal128(38, 12))])
 
 _STRETCHES = """
     WITH movements AS (
@@ -50,6 +50,11 @@ class Lot:
     posted_at: datetime
     credit: Decimal
     expires: datetime | None
+    paid: Decimal | None = None
+
+    def paid_for(self, spent: Decimal) -> Decimal | None:
+        """The money that a part of its credit cost, bonus and all; null if nobody said what was paid."""
+        return None if self.paid is None else share(self.paid, spent, self.credit)
 
     @property
     def rank(self) -> tuple[Any, ...]:
@@ -93,13 +98,20 @@ def draw(steps: Iterable[tuple[Lot | None, Decimal]]) -> dict[Lot, Decimal]:
 def make_lots(connection: duckdb.DuckDBPyConnection, closed: Closed) -> int:
     """Make `wallet_lots` from the lots of open and closed months; how many."""
     parts = closed.parts("wallet_lots")
-    before = f" UNION ALL BY NAME SELECT * EXCLUDE (remaining) FROM {parts}" if parts else ""
+    before = f" UNION ALL BY NAME SELECT * EXCLUDE (remaining, paid_for_spent) FROM {parts}" if parts else ""
     connection.execute(f"CREATE TABLE every_lot AS SELECT * FROM topup_lots{before}")
-    known = {row[0]: Lot(*row) for row in connection.execute("SELECT lot_id, posted_at, credit, expires FROM every_lot").fetchall()}
+    lots = connection.execute("SELECT lot_id, posted_at, credit, expires, paid FROM every_lot").fetchall()
+    known = {row[0]: Lot(*row) for row in lots}
     buckets: dict[tuple[str, str, str], list[tuple[Lot | None, Decimal]]] = {}
     for wallet, bucket, currency, lot_id, amount in connection.execute(_STRETCHES).fetchall():
         buckets.setdefault((wallet, bucket, currency), []).append((known[lot_id] if lot_id else None, amount))
-    rows = [{"lot_id": lot.lot_id, "remaining": left} for steps in buckets.values() for lot, left in draw(steps).items()]
+    rows = [
+        {"lot_id": lot.lot_id, "remaining": left, "paid_for_spent": lot.paid_for(EXACT.subtract(lot.credit, left))}
+        for steps in buckets.values()
+        for lot, left in draw(steps).items()
+    ]
     table(connection, "lot_remaining", pa.Table.from_pylist(rows, _REMAINING))
-    connection.execute("CREATE TABLE wallet_lots AS SELECT l.*, r.remaining FROM every_lot l JOIN lot_remaining r USING (lot_id)")
+    connection.execute(
+        "CREATE TABLE wallet_lots AS SELECT l.*, r.remaining, r.paid_for_spent FROM every_lot l JOIN lot_remaining r USING (lot_id)"
+    )
     return len(rows)

@@ -352,6 +352,11 @@ WALLET_LOTS = _table(
     ("bonus", AMOUNT, "of this, given and not bought"),
     ("expires", INSTANT, "when it lapses, null if it does not; nothing lapses without an entry that says so"),
     ("remaining", AMOUNT, "what is left of it after everything posted"),
+    (
+        "paid_for_spent",
+        AMOUNT,
+        "the money that the spent part cost: paid x (credit - remaining) / credit, half to even; null if nobody said what was paid",
+    ),
     ("period", TEXT, "the month it was booked in"),
 )
 

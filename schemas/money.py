@@ -56,6 +56,15 @@ def unit_price(price: Decimal, per: Decimal) -> Decimal:
     return fixed
 
 
+def share(amount: Decimal, part: Decimal, whole: Decimal) -> Decimal:
+    """`amount x part / whole`, rounded once, half to even, to 12 places; `whole` is not zero."""
+    return _SHARES.divide(_SHARES.multiply(amount, part), whole).quantize(_QUANTUM, rounding=decimal.ROUND_HALF_EVEN, context=_SHARES)
+
+
+# Wide enough that a quotient of 38-digit amounts is decided before its 12th place; the one place where a rest is dropped.
+_SHARES = decimal.Context(prec=120, rounding=decimal.ROUND_HALF_EVEN, traps=[decimal.InvalidOperation, decimal.DivisionByZero])
+
+
 def plain(value: Decimal) -> str:
     """`value` with 12 places and never an exponent: the one way an amount is written."""
     return f"{value:.{PLACES}f}"

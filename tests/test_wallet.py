@@ -189,7 +189,10 @@ def test_lots_are_drawn_in_order(steps: list[tuple[Lot | None, str]], left: dict
 
 
 def test_what_is_left_of_the_lots_is_the_balance(home: Home) -> None:
-    """Money paid, credit, bonus and expiry stand beside what is left; nothing lapses by itself, and the lapsed lot is drawn on."""
+    """Money paid, credit, bonus and expiry stand beside what is left; nothing lapses by itself, and the lapsed lot is drawn on.
+
+    The call costs 0.00045. The lot that lapses first gives its 0.0003, and the other 0.00015, which cost 8 x 0.00015 / 10 = 0.00012.
+    """
     built(
         home,
         [
@@ -198,10 +201,10 @@ def test_what_is_left_of_the_lots_is_the_balance(home: Home) -> None:
             *call("r1"),
         ],
     )
-    found = rows(home, "SELECT paid, credit, bonus, expires, remaining FROM wallet_lots ORDER BY posted_at")
+    found = rows(home, "SELECT paid, credit, bonus, expires, remaining, paid_for_spent FROM wallet_lots ORDER BY posted_at")
     assert found == [
-        {"paid": 8, "credit": 10, "bonus": 2, "expires": None, "remaining": Decimal("9.99985")},
-        {"paid": None, "credit": Decimal("0.0003"), "bonus": 0, "expires": day(10), "remaining": 0},
+        {"paid": 8, "credit": 10, "bonus": 2, "expires": None, "remaining": Decimal("9.99985"), "paid_for_spent": Decimal("0.00012")},
+        {"paid": None, "credit": Decimal("0.0003"), "bonus": 0, "expires": day(10), "remaining": 0, "paid_for_spent": None},
     ]
     assert sum(row["remaining"] for row in found) == one(home, "SELECT balance FROM wallet_balances")["balance"]
 

@@ -91,15 +91,15 @@ def _proof(db: duckdb.DuckDBPyConnection, period: str | None) -> Table:
 
 def _lots(db: duckdb.DuckDBPyConnection) -> Table:
     rows = db.execute(
-        "SELECT wallet, bucket, currency, posted_at, paid, credit, bonus, expires, remaining FROM wallet_lots ORDER BY wallet, bucket, posted_at, lot_id"
+        "SELECT wallet, bucket, currency, posted_at, paid, credit, bonus, expires, remaining, paid_for_spent FROM wallet_lots ORDER BY wallet, bucket, posted_at, lot_id"
     ).fetchall()
     return Table(
         "Top-ups, each a lot",
-        ("wallet", "bucket", "posted", "paid", "credit", "bonus", "left", "expires"),
+        ("wallet", "bucket", "posted", "paid", "credit", "bonus", "left", "paid for what is spent", "expires"),
         [
             (text(wallet), text(bucket), instant(posted), amount(paid, currency), amount(credit, currency), amount(bonus, currency),
-             amount(left, currency), text(expires or "never"))
-            for wallet, bucket, currency, posted, paid, credit, bonus, expires, left in rows
+             amount(left, currency), amount(spent, currency), text(expires or "never"))
+            for wallet, bucket, currency, posted, paid, credit, bonus, expires, left, spent in rows
         ],
         "nothing was topped up yet: `tokenledger wallet topup` books what was bought",
     )  # fmt: skip
