@@ -102,7 +102,7 @@ def _kept(headers: Headers, names: frozenset[str], prefixes: tuple[str, ...]) ->
     for name, value in headers:
         lower = name.lower()
         if _allowed(lower, names, prefixes) or (names is REQUEST_HEADERS and _SESSION_NAME.fullmatch(lower)):
-            text = _storable(value[:MAX_HEADER_VALUE])
+            text = identifier(value, MAX_HEADER_VALUE) if names is RESPONSE_HEADERS else _storable(value[:MAX_HEADER_VALUE])
             kept[lower] = f"{kept[lower]}, {text}" if lower in kept else text
     return JsonText(orjson.dumps(kept).decode())
 
@@ -118,7 +118,10 @@ def request_headers(headers: Headers) -> JsonText:
 
 
 def response_headers(headers: Headers) -> JsonText:
-    """The allow-listed response headers as a JSON object, lower-case names, repeated ones joined with a comma."""
+    """The allow-listed response headers as a JSON object, lower-case names, repeated ones joined with a comma.
+
+    A vendor may echo a key there: what has the shape of one is replaced.
+    """
     return _kept(headers, RESPONSE_HEADERS, RESPONSE_PREFIXES)
 
 
