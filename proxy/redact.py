@@ -109,12 +109,12 @@ def _allowed(name: str, names: frozenset[str], prefixes: tuple[str, ...]) -> boo
     return (name in names or name.startswith(prefixes)) and not _SECRET_NAME.search(name)
 
 
-def _kept(headers: Headers, allowed: Callable[[str], bool]) -> JsonText:
+def _kept(headers: Headers, allowed: Callable[[str], bool], written: Callable[[str], str]) -> JsonText:
     kept: dict[str, str] = {}
     for name, value in headers:
         lower = name.lower()
         if allowed(lower):
-            text = _storable(value[:MAX_HEADER_VALUE])
+            text = written(value)
             kept[lower] = f"{kept[lower]}, {text}" if lower in kept else text
     return JsonText(orjson.dumps(kept).decode())
 
@@ -126,12 +126,15 @@ def _storable(text: str) -> str:
 
 def request_headers(headers: Headers) -> JsonText:
     """The allow-listed request headers as a JSON object, lower-case names, repeated ones joined with a comma."""
-    return _kept(headers, _request_allowed)
+    return _kept(headers, _request_allowed, lambda value: _storable(value[:MAX_HEADER_VALUE]))
 
 
 def response_headers(headers: Headers) -> JsonText:
-    """The allow-listed response headers as a JSON object, lower-case names, repeated ones joined with a comma."""
-    return _kept(headers, _response_allowed)
+    """The allow-listed response headers as a JSON object, lower-case names, repeated ones joined with a comma.
+
+    A vendor may echo a key there: what has the shape of one is replaced.
+    """
+    return _kept(headers, _response_allowed, lambda value: identifier(value, MAX_HEADER_VALUE))
 
 
 def credential(headers: Headers, query: str) -> tuple[str, str] | None:

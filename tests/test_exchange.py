@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.exchange import KEPT_BYTES, AttemptCapture, Client, Exchange, Recording, RequestHead
+from proxy.redact import request_headers, response_headers
 from schemas.records import Body, Instant, Request, Response
 
 KEY = b"k" * 32
@@ -239,3 +240,14 @@ def test_a_multipart_retry_matches_though_its_boundary_changed() -> None:
     assert first.api_model == second.api_model == "whisper-1"
     assert first.match_sha256 == second.match_sha256
     assert first.body_sha256 != second.body_sha256
+
+
+def test_a_vendor_that_echoes_a_key_in_its_own_id_leaves_none_on_the_disk() -> None:
+    """What has the shape of a key in a response header is replaced; an id that has not is whole, and so is the client's own run."""
+    kept = json.loads(
+        response_headers(
+            [("X-Request-Id", "req-sk-vendor-0123456789abcdef"), ("cf-ray", "8f1c2d3e4f5a6b7c-FRA"), ("x-ratelimit-reset", "1s")]
+        )
+    )
+    assert kept == {"x-request-id": "req-***", "cf-ray": "8f1c2d3e4f5a6b7c-FRA", "x-ratelimit-reset": "1s"}
+    assert json.loads(request_headers([("x-ledger-run", "key-rotation-2026")])) == {"x-ledger-run": "key-rotation-2026"}

@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Mapping
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from schemas.instants import parse_instant
 from tests.rawdata import DAY, NOON, SECOND, Archive, attempt, event, failure, one, request, response, rows, topup, usage, write_book
 from tests.test_receipt import told_by, told_by_pdf
 from tests.test_statement import OFFICIAL_FIRST
+from tests.test_web import web
 from tokenledger import cli
 
 OCTOBER = "2026-10"
@@ -182,6 +184,32 @@ def test_each_surface_tells_the_same_facts(home: Home, surface: str) -> None:
     facts = expected(home)
     told = SURFACES[surface](home, facts)
     assert told == {name: value for name, value in facts.items() if name in TELLS.get(surface, ALL)}
+
+
+# ---- pages ----
+
+
+@pytest.fixture(scope="module")
+def pages(home: Home) -> Iterator[str]:
+    with web(home) as address:
+        yield address
+
+
+def test_the_pages_tell_the_same_facts(home: Home, pages: str) -> None:
+    """The request's page, the file that hangs on it, its run's, and its wallet's statement."""
+
+    def told(path: str) -> str:
+        with urllib.request.urlopen(f"{pages}{path}", timeout=60) as answer:
+            return str(answer.read().decode())
+
+    facts = expected(home)
+    assert _labelled(told_by(told("/requests/r1")), facts) == facts
+    assert _columns(json.loads(told("/requests/r1/receipt.json"))) == facts
+    assert _columns(json.loads(told("/runs/run-7/receipt.json"))["requests"][0]) == facts
+    statement = told("/wallets?wallet=research&bucket=routed_balance")  # six places are shown, and every one on hover
+    exact = (f"-{facts['final_charge']}", "4.999910000000", facts["adjustment_amount"], "4.999930000000")
+    for fact in (*exact, facts["balance_bucket"], facts["wallet_entry_id"], facts["adjustment_reason"], ">r1<"):
+        assert fact in statement, fact
 
 
 # ---- exports ----

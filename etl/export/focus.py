@@ -19,6 +19,7 @@ from schemas.money import EXACT, plain
 
 __all__ = ["VERSIONS", "writer"]
 
+PIECE_REQUESTS = 8192  # a request has several charges, and each is a wide row
 _SELECT = Path(__file__).with_name("focus.sql")
 _COSTS = ("BilledCost", "EffectiveCost", "ContractedCost", "ListCost")
 _CATEGORIES = ("Usage", "Purchase", "Credit", "Adjustment")
@@ -41,7 +42,7 @@ def writer(version: str) -> Callable[[Source, Path], Written]:
         control: dict[str, Sums] = {}
 
         def parts() -> Iterator[str]:
-            for piece, entries in (*((piece, "false") for piece in source.pieces()), ("false", "true")):
+            for piece, entries in (*((piece, "false") for piece in source.pieces(rows=PIECE_REQUESTS)), ("false", "true")):
                 asked = select.replace("{piece}", piece).replace("{entries}", entries)
                 source.connection.execute(f"CREATE OR REPLACE TEMP TABLE focus_row AS {asked}")
                 found = source.connection.execute("DESCRIBE focus_row").fetchall()

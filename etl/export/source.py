@@ -65,12 +65,10 @@ class Source:
     ends_at: datetime | None = None
     report: Report = silent
 
-    def pieces(self, table: str = "ledger", instant: str = "created_at") -> Iterator[str]:
-        """Conditions on `instant` that cut the period's rows of `table` into pieces, in order; each report tells how far it is."""
+    def pieces(self, table: str = "ledger", instant: str = "created_at", rows: int = PIECE_ROWS) -> Iterator[str]:
+        """Conditions on `instant` that cut the period's rows of `table` into pieces of so many, in order; each report tells how far it is."""
         numbered = f"SELECT {instant} AS cut, row_number() OVER (ORDER BY {instant}) - 1 AS place FROM {table} WHERE period = $period"
-        found = self.rows(
-            f"SELECT DISTINCT cut FROM ({numbered}) WHERE place > 0 AND place % {PIECE_ROWS} = 0 AND cut IS NOT NULL ORDER BY cut"
-        )
+        found = self.rows(f"SELECT DISTINCT cut FROM ({numbered}) WHERE place > 0 AND place % {rows} = 0 AND cut IS NOT NULL ORDER BY cut")
         cuts = [f"TIMESTAMP '{row['cut']}'" for row in found]
         for number, (begin, end) in enumerate(zip(["", *cuts], [*cuts, ""], strict=True), 1):
             terms = ([f"{instant} >= {begin}"] if begin else []) + ([f"({instant} < {end} OR {instant} IS NULL)"] if end else [])
