@@ -446,7 +446,8 @@ class _Message:
         named = {name.lower(): value for name, value in headers}
         self.content_type = named.get("content-type")
         self.media_type = self.content_type.partition(";")[0].strip().lower() if self.content_type else None
-        self.content_encoding = named.get("content-encoding")
+        # one list, also where it is told in several lines (RFC 9110 5.3)
+        self.content_encoding = ", ".join(value for name, value in headers if name.lower() == "content-encoding") or None
         length = named.get("content-length", "")
         self._length = int(length) if length.isascii() and length.isdigit() else None
         self.size = 0

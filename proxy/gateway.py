@@ -286,7 +286,7 @@ class _Passage:
         body, modified = self._body, []
         try:
             if "content-encoding" in headers:
-                body = decoded(headers["content-encoding"], body)
+                body = decoded(", ".join(headers.getall("content-encoding")), body)
             if asks and self._message is not None:
                 body = usage_option.asked(body, self._message)
                 modified += ["stream_options", "accept_encoding"]
