@@ -12,6 +12,7 @@ from typing import Protocol
 import zstandard
 
 MAX_DECODED_BYTES = 256 << 20
+MAX_CODINGS = 4  # each one more multiplies what a small body costs to unpack; in earnest two are rare
 
 
 class DecodingError(Exception):
@@ -88,16 +89,32 @@ class _Zstd:
         return b"".join(parts)
 
 
-class _Identity:
+class _Chain:
+    """Several codings, undone one after the other, each bounded by itself."""
+
+    def __init__(self, layers: list[Decoder]) -> None:
+        self._layers = layers
+
     def feed(self, data: bytes) -> bytes:
+        for layer in self._layers:
+            data = layer.feed(data)
         return data
 
 
 def decoder(content_encoding: str) -> Decoder | None:
-    """The decoder for one Content-Encoding value; None where the proxy must not or cannot decode it."""
-    match content_encoding.strip().lower():
-        case "" | "identity":
-            return _Identity()
+    """The decoder for a Content-Encoding value; None where the proxy must not or cannot decode it.
+
+    Codings are named in the order in which they were applied (RFC 9110 8.4), so the last is undone first.
+    """
+    names = [name for name in content_encoding.lower().replace(",", " ").split() if name != "identity"]
+    layers = [layer for name in reversed(names) if (layer := _layer(name)) is not None]
+    if len(layers) < len(names) or len(names) > MAX_CODINGS:
+        return None
+    return layers[0] if len(layers) == 1 else _Chain(layers)
+
+
+def _layer(coding: str) -> Decoder | None:
+    match coding:
         case "gzip" | "x-gzip":
             return _Gzip(16 + zlib.MAX_WBITS)
         case "deflate":

@@ -35,6 +35,10 @@ from schemas.records import Attempt, Body, Instant, JsonText, Request, Response,
 
 Headers = Sequence[tuple[str, str]]
 
+# Types under which some servers send a stream, and what a stream of events begins with.
+_UNNAMED_TYPES = frozenset((None, "text/plain", "application/octet-stream", "application/json"))
+_EVENT_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":")
+_BOM = b"\xef\xbb\xbf"
 FRAMES_TYPE = "application/x-ndjson"  # how the frames of a WebSocket are kept: one a line
 KEPT_BYTES = 16 << 20  # of one message; what is longer is relayed whole, hashed whole, and kept up to here
 MAX_USAGE_BYTES = 64 << 10
@@ -257,7 +261,7 @@ class AttemptCapture:
             elif chunks := dialects.gemini_chunks(message):
                 for part in chunks:
                     found.read_body(part, orjson.dumps(part))
-            elif state == "opaque" and (events := body.text_events()):
+            elif state in ("opaque", "unreadable") and (events := body.unnamed_events(text)):
                 self.streamed = True
                 self._events(events, at)
                 state = "read"
@@ -444,7 +448,8 @@ class _Message:
         named = {lower: value for name, value in headers if (lower := name.lower()).startswith("content-")}
         self.content_type = named.get("content-type")
         self.media_type = self.content_type.partition(";")[0].strip().lower() if self.content_type else None
-        self.content_encoding = named.get("content-encoding")
+        # one list, also where it is told in several lines (RFC 9110 5.3)
+        self.content_encoding = ", ".join(value for name, value in headers if name.lower() == "content-encoding") or None
         length = named.get("content-length", "")
         self._length = int(length) if length.isascii() and length.isdigit() else None
         self.size = 0
@@ -508,17 +513,23 @@ class _Message:
                 return "unreadable", None, b""
         is_json = kind is not None and (kind == "application/json" or kind.endswith("+json"))
         if not is_json and not ((kind is None or kind.startswith("text/")) and text.lstrip()[:1] in (b"{", b"[")):
-            return "opaque", None, b""
+            return "opaque", None, text
         value = loads(text)
         return ("unreadable" if value is None and text.strip() != b"null" else "read"), value, text
 
-    def text_events(self) -> list[SseEvent]:
-        """The events of a body that calls itself plain text and is a stream of events."""
-        content = self._content() if self.size and not self.truncated and not self.content_encoding else b""
-        if self.media_type not in (None, "text/plain") or not content.lstrip().startswith((b"data:", b"event:", b":")):
+    def unnamed_events(self, text: bytes) -> list[SseEvent]:
+        """The events of a decoded body that is a stream of events, or of lines of JSON, under a type that does not say so."""
+        if self.media_type not in _UNNAMED_TYPES:
             return []
-        reader = SseDecoder()
-        return [*reader.feed(content), *reader.end()]
+        start = text.removeprefix(_BOM).lstrip()
+        reader: SseDecoder | LineDecoder
+        if start.startswith(_EVENT_STARTS):
+            reader = SseDecoder()
+        elif isinstance(loads(start.partition(b"\n")[0]), dict):
+            reader = LineDecoder()
+        else:
+            return []
+        return [*reader.feed(text), *reader.end()]
 
     @property
     def whole(self) -> bool:

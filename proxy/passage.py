@@ -230,7 +230,7 @@ class Passage:
         body, modified = self._body, []
         try:
             if "content-encoding" in headers:
-                body = decoded(headers["content-encoding"], body)
+                body = decoded(", ".join(headers.getall("content-encoding")), body)
             if asks and self._message is not None:
                 body = usage_option.asked(body, self._message)
                 modified += ["stream_options", "accept_encoding"]
@@ -292,7 +292,8 @@ class Passage:
         """Pass the answer on as it comes; once the client has gone, read on for the usage, within the book's limit."""
         desk, connection = self._desk, self._connection
         self._started = True
-        hide = "stream_options" in attempt.opened.modified and attempt.streamed and not values(answer.headers, b"content-encoding")
+        plain = all(value.strip().lower() == b"identity" for value in values(answer.headers, b"content-encoding"))
+        hide = "stream_options" in attempt.opened.modified and attempt.streamed and plain
         hidden = usage_option.UsageFrameFilter() if hide else None
         headers, sized = passed_on(answer.headers, hide_length=hide)
         connection.start(answer.status, answer.reason, [*headers, (_ID_HEADER, self._exchange.request_id.encode())], sized=sized)

@@ -154,10 +154,12 @@ def test_an_error_event_after_output_keeps_what_was_seen() -> None:
         ("deflate", zlib.compress),
         ("deflate", lambda data: zlib.compress(data)[2:-4]),
         ("zstd", lambda data: zstandard.ZstdCompressor().compress(data)),
+        ("gzip, gzip", lambda data: gzip.compress(gzip.compress(data))),
+        ("gzip, zstd", lambda data: zstandard.ZstdCompressor().compress(gzip.compress(data))),
     ],
 )
 def test_an_encoded_stream_is_read_from_a_copy(encoding: str, pack: Any) -> None:
-    """gzip, deflate with and without its wrapper, zstd: byte by byte, the same record as in the clear."""
+    """gzip, deflate with and without its wrapper, zstd, and two one after the other: byte by byte, the same record as in the clear."""
     packed = pack(b"".join(CHAT))
     response = answered([packed[at : at + 1] for at in range(len(packed))], (*SSE, ("content-encoding", encoding)))
     assert response.usage == answered(CHAT).usage
@@ -172,11 +174,21 @@ def test_brotli_is_never_decoded_here() -> None:
 
 
 def test_a_bomb_is_undecodable_not_fatal() -> None:
-    """What unpacks beyond the limit is recorded as unreadable; the bytes passed as they were."""
+    """What unpacks beyond the limit, at once or in two codings told in two lines, is recorded as unreadable; the bytes passed as they were."""
     bomb = zlib.compress(b"\0" * (300 << 20), 9)
-    response = answered([bomb], (*SSE, ("content-encoding", "deflate")))
-    assert response.body_state == "unreadable"
-    assert "undecodable" in response.notes
+    coding = ("content-encoding", "deflate")
+    for response in (answered([bomb], (*SSE, coding)), answered([zlib.compress(bomb)], (*SSE, coding, coding))):
+        assert response.body_state == "unreadable"
+        assert "undecodable" in response.notes
+
+
+def test_more_codings_than_anyone_means_are_not_undone() -> None:
+    """Each coding multiplies the cost of a small body, so a long list is left as it is, and the record says so."""
+    packed = b'{"usage": {"prompt_tokens": 1}}'
+    for _ in range(5):
+        packed = gzip.compress(packed)
+    response = answered([packed], (*JSON, ("content-encoding", ", ".join(["gzip"] * 5))))
+    assert (response.body_state, response.usage) == ("opaque", ())
 
 
 def test_a_body_over_the_limit_is_hashed_whole_and_kept_in_part() -> None:
