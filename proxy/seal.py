@@ -24,7 +24,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas import durable, manifest
-from schemas.book import load_book
 from schemas.errors import LedgerError
 from schemas.frames import Damage, Frame, decode
 from schemas.home import Home
@@ -207,6 +206,5 @@ def seal_until_eof(home: Home, every_s: float, store: RawStore | None) -> None:
 
 
 if __name__ == "__main__":
-    at = Home(Path(sys.argv[1]))
-    named = load_book(at.book).settings.raw.store
-    seal_until_eof(at, float(sys.argv[2]), RawStore(named) if named else None)
+    _, root, seconds, *named = sys.argv
+    seal_until_eof(Home(Path(root)), float(seconds), RawStore(named[0]) if named else None)

@@ -168,7 +168,8 @@ class Sealer:
 
     def start(self) -> None:
         """Begin to seal now and then."""
-        command = [sys.executable, "-m", "proxy.seal", str(self._home.root), str(SEAL_EVERY_S)]
+        store = load_book(self._home.book).settings.raw.store
+        command = [sys.executable, "-m", "proxy.seal", str(self._home.root), str(SEAL_EVERY_S), *([store] if store else [])]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
     def stop(self) -> None:
