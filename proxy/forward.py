@@ -11,15 +11,17 @@ import asyncio
 import functools
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import h11
 import mitmproxy.proxy.layers.http._http1 as mitm_http1
 import mitmproxy.proxy.layers.http._http2 as mitm_http2
 import mitmproxy.proxy.layers.websocket as mitm_websocket
+import mitmproxy.proxy.server as mitm_server
 from h11._readers import ChunkedReader  # mitmproxy reads with it, and has no public name for it either
 from h11._receivebuffer import ReceiveBuffer
 from mitmproxy import http, options
@@ -28,12 +30,14 @@ from mitmproxy.master import Master
 from mitmproxy.net.http import http1
 from mitmproxy.proxy.layer import NextLayer
 from mitmproxy.proxy.layers import TCPLayer
+from mitmproxy.proxy.mode_specs import ProxyMode, ReverseMode, UpstreamMode
 
 from proxy import answers, forward_ws
 from proxy.desk import Desk, Refused
 from proxy.exchange import AttemptCapture, Client, Exchange, RequestHead
 from proxy.ports import PortInUseError
 from proxy.sockets import End, SocketLog
+from proxy.targets import ForbiddenTargetError, Targets, split_host
 from proxy.turns import asked_model
 from schemas.book import Book, Channel
 
@@ -64,11 +68,11 @@ class Hosts:
             port = base.port or (443 if base.scheme == "https" else 80)
             self._exact.setdefault((str(base.hostname), port), []).append(channel)
             for host in channel.hosts:
-                name, _, number = host.rpartition(":") if host.rpartition(":")[2].isdigit() else (host, "", "")
-                if number:
-                    self._exact.setdefault((name.strip("[]"), int(number)), []).append(channel)
+                name, number = split_host(host)
+                if number is not None:
+                    self._exact.setdefault((name, number), []).append(channel)
                 else:
-                    self._any_port.setdefault(host.strip("[]"), []).append(channel)
+                    self._any_port.setdefault(name, []).append(channel)
 
     def opens(self, host: str, port: int) -> bool:
         """Whether connections to this target are opened."""
@@ -102,10 +106,29 @@ class _Flow:
 class ForwardAddon:
     """The hooks, each a few calls on the Exchange machine."""
 
-    def __init__(self, hosts: Hosts, desk: Desk) -> None:
+    def __init__(self, hosts: Hosts, desk: Desk, targets: Targets) -> None:
         self._hosts = hosts
         self._desk = desk
+        self._targets = targets
         self._sockets: set[SocketLog] = set()
+
+    async def http_connect(self, flow: http.HTTPFlow) -> None:
+        """A tunnel is asked for: what no channel has must be open to clients. A channel's own host is met with a recorded attempt."""
+        if not self._hosts.opens(flow.request.host, flow.request.port):
+            await self._judge(flow)
+
+    async def _judge(self, flow: http.HTTPFlow) -> None:
+        """Answer ourselves where the target is none that a client may reach."""
+        if isinstance(flow.client_conn.proxy_mode, UpstreamMode):
+            return  # the proxy behind this one resolves it, and has rules of its own
+        try:
+            await self._targets.resolve(flow.request.host, flow.request.port)
+        except ForbiddenTargetError as error:
+            self._desk.counters.refused += 1
+            _answer(flow, 403, answers.body(str(error.strerror), "invalid_request_error", "forbidden_target"))
+        except OSError as error:
+            words = f"{flow.request.host} cannot be resolved: {error.strerror or error}"
+            _answer(flow, 502, answers.upstream_failed(502, words))
 
     def next_layer(self, nextlayer: NextLayer) -> None:
         """After CONNECT (or a transparent accept): tunnel whatever is not a channel's."""
@@ -114,11 +137,12 @@ class ForwardAddon:
             nextlayer.layer = TCPLayer(nextlayer.context, ignore=True)
             self._desk.counters.tunnels += 1
 
-    def requestheaders(self, flow: http.HTTPFlow) -> None:
+    async def requestheaders(self, flow: http.HTTPFlow) -> None:
         """A request's head has come."""
         request = flow.request
         if self._hosts.channel(request.host, request.port, request.path) is None:
-            request.stream = True
+            await self._judge(flow)
+            request.stream = flow.response is None
             return
         path, _, query = request.path.partition("?")
         head = RequestHead(request.method, f"{request.host}:{request.port}", path, query, _text_headers(request.headers))
@@ -154,7 +178,7 @@ class ForwardAddon:
         try:
             await desk.open([opened, attempt.opened, *exchange.request_body(at)], refuse=desk.book.settings.forward.unrecorded == "refuse")
         except Refused as refused:
-            flow.response = http.Response.make(503, answers.body(str(refused), "server_error", "not_recorded"), answers.HEADERS)
+            _answer(flow, 503, answers.body(str(refused), "server_error", "not_recorded"))
             del flow.metadata[_KEY]
             return
         known.attempt = attempt
@@ -230,9 +254,10 @@ class ForwardAddon:
 class ForwardDoor:
     """mitmproxy with the five addons the door needs, started and stopped by its owner."""
 
-    def __init__(self, settings: ForwardSettings, book: Book, desk: Desk) -> None:
+    def __init__(self, settings: ForwardSettings, hosts: Hosts, desk: Desk, targets: Targets) -> None:
         self._settings = settings
-        self._addon = ForwardAddon(Hosts(book), desk)
+        self._targets = targets
+        self._addon = ForwardAddon(hosts, desk, targets)
         self._servers = proxyserver.Proxyserver()
         self._master: Master | None = None
 
@@ -251,6 +276,11 @@ class ForwardDoor:
         self._master.addons.add(core.Core(), self._servers, self._addon, next_layer.NextLayer(), tlsconfig.TlsConfig())
         # Lazy: an upstream that is down must meet a recorded attempt, not the CONNECT before it.
         opts.update(connection_strategy="lazy", validate_inbound_headers=True)
+        for mode in map(ProxyMode.parse, settings.modes):
+            if isinstance(mode, UpstreamMode | ReverseMode):
+                self._targets.open_to(*mode.address)
+        # mitmproxy resolves and connects in one call: this one in its place connects only to what was judged.
+        mitm_server.asyncio = SimpleNamespace(**{**vars(asyncio), "open_connection": self._targets.open_connection})  # type: ignore[assignment, attr-defined]
         # mitmproxy answers an upstream that is down with a page for people, and has no option for it.
         mitm_http1.make_error_response = _error_response
         mitm_http1.ChunkedReader = _BodyOfChunks  # type: ignore[attr-defined]  # it knows no trailers, and would cut the message off at them
@@ -287,6 +317,10 @@ class _BodyOfChunks(ChunkedReader):
     def __call__(self, buf: ReceiveBuffer) -> h11.Data | h11.EndOfMessage | None:
         event = super().__call__(buf)
         return h11.EndOfMessage() if isinstance(event, h11.EndOfMessage) else event
+
+
+def _answer(flow: http.HTTPFlow, status: int, body: bytes, headers: Mapping[str, str] = answers.HEADERS) -> None:
+    flow.response = http.Response.make(status, body, dict(headers))
 
 
 def _error_response(status_code: int, message: str = "") -> bytes:

@@ -31,6 +31,8 @@ from proxy.permissions import Permissions, Refusal
 from proxy.ports import PortInUseError
 from proxy.routing import Failure, Next, NoRouteError, Plans, Route, Target
 from proxy.splice import set_form_field, set_member
+from proxy.targets import Targets
+from proxy.upgrade import Upgrades
 from proxy.upstream import BROKEN, CONNECT_TIMEOUT_S, HEADER_LIMIT, session, what_failed
 from schemas.records import Instant, Record
 
@@ -94,10 +96,11 @@ class _RelayedResponse(web.StreamResponse):
 class GatewayDoor:
     """An aiohttp server and client around the machine."""
 
-    def __init__(self, host: str, port: int, desk: Desk, plans: Plans, tls: ssl.SSLContext) -> None:
+    def __init__(self, host: str, port: int, desk: Desk, plans: Plans, tls: ssl.SSLContext, targets: Targets) -> None:
         self._host = host
         self._port = port
         self._tls = tls
+        self._targets = targets
         self.desk = desk
         self.plans = plans
         self.permissions = Permissions(desk.book)
@@ -108,8 +111,9 @@ class GatewayDoor:
 
     async def start(self) -> int:
         """Listen; the port in use. Raises PortInUseError."""
-        self._session = session(self._tls)
-        self._sockets = Sockets(self.desk, self.plans, self.permissions, self._tls, BASE_PATH)
+        self._session = session(self._tls, self._targets)
+        upgrades = Upgrades(self.desk, BASE_PATH, self._tls, self._targets)
+        self._sockets = Sockets(self.desk, self.plans, self.permissions, upgrades, BASE_PATH)
         server = _Server(
             self._handle, self.desk, auto_decompress=False, max_line_size=HEADER_LIMIT, max_field_size=HEADER_LIMIT, access_log=None
         )

@@ -19,11 +19,12 @@ from proxy.authority import ensure_ca, upstream_roots
 from proxy.clock import Clock
 from proxy.desk import Desk
 from proxy.exchange import Recording
-from proxy.forward import ForwardDoor, ForwardSettings
+from proxy.forward import ForwardDoor, ForwardSettings, Hosts
 from proxy.gateway import GatewayDoor
 from proxy.journal import PROXY_SLOT, Journal
 from proxy.renewal import Renewal
 from proxy.routing import Plans
+from proxy.targets import Targets
 from schemas.book import load_book
 from schemas.fingerprint import home_key
 from schemas.home import Home
@@ -68,17 +69,18 @@ async def _serve(settings: Settings, say: Callable[[str], None]) -> int:
         desk = Desk(book, Recording(home_key(home), book.settings.capture.bodies == "keep"), journal, Clock())
         ensure_ca(home)
         bundle = upstream_roots(home, os.environ, settings.upstream_ca)
+        targets = Targets(book)
         doors: dict[str, Door] = {}
         renewal: Renewal | None = None
         if settings.gateway_port is not None:
             tls = ssl.create_default_context(cafile=str(bundle))
-            gateway = GatewayDoor(settings.host, settings.gateway_port, desk, Plans(book), tls)
+            gateway = GatewayDoor(settings.host, settings.gateway_port, desk, Plans(book), tls, targets)
             renewal = Renewal(home, gateway.permissions, desk)
             await renewal.check()
             doors["gateway"] = gateway
         if settings.forward_port is not None:
             forward = ForwardSettings(settings.host, settings.forward_port, settings.forward_modes, home.ca, bundle)
-            doors["forward"] = ForwardDoor(forward, book, desk)
+            doors["forward"] = ForwardDoor(forward, Hosts(book), desk, targets)
         admin = AdminPort(settings.admin_port, desk, journal)
         async with contextlib.AsyncExitStack() as stack:
             addresses = {}

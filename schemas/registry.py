@@ -185,6 +185,9 @@ class Settings(Entry):
     close_after_h: int = Field(default=24, ge=0, le=8760, description="hours after its end that a month may close")
     unknown_keys: Literal["record", "refuse"] = Field(default="record", description="a key that is not registered is recorded, or refused")
     second_person_above: Money | None = Field(default=None, description="an adjustment above this amount needs a second person")
+    private_hosts: tuple[Annotated[str, AfterValidator(_host)], ...] = Field(
+        default=(), description="hosts that may lie at private or loopback addresses, beside channels written as such"
+    )
     capture: Capture = Capture()
     forward: Forward = Forward()
     gateway: Gateway = Gateway()
