@@ -21,16 +21,17 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
-from proxy import answers, usage_option
+from proxy import answers, progress, usage_option
 from proxy.decoding import DecodingError, decoded
 from proxy.desk import Desk, Refused
 from proxy.exchange import AttemptCapture, Client, Exchange, RequestHead
 from proxy.gateway_ws import Sockets
 from proxy.headers import HOP_HEADERS, ID_HEADER, pairs, sent_headers, with_credential
+from proxy.held import Spliced
 from proxy.permissions import Permissions, Refusal
 from proxy.ports import PortInUseError
 from proxy.routing import Failure, Next, NoRouteError, Plans, Route, Target
-from proxy.splice import set_form_field, set_member
+from proxy.splice import FORM_HEAD_BYTES, set_form_field, set_member
 from proxy.targets import Targets
 from proxy.upgrade import Upgrades
 from proxy.upstream import BROKEN, CONNECT_TIMEOUT_S, HEADER_LIMIT, session, what_failed
@@ -38,6 +39,7 @@ from schemas.records import Instant, Record
 
 BASE_PATH = "/v1"
 READ_ASIDE_S = 10.0
+IDLE_S = 60.0  # of a connection between two requests, a head that is half there included: no byte of it prolongs that
 HEAD_WAIT_S = 1.0  # how long an answer's head waits for its first bytes before the client gets it without them
 READ_ASIDE_BYTES = 1 << 20
 # aiohttp copies a body in one go below this size, and reads a larger one piece by piece.
@@ -48,6 +50,10 @@ def is_below_base(path: str) -> bool:
     """Whether a path lies below the base path, and no dot segment leads out of it again."""
     segments = unquote(path).split("/")
     return path == BASE_PATH or (path.startswith(BASE_PATH + "/") and not {".", ".."} & set(segments))
+
+
+def _is_form(headers: CIMultiDict[str]) -> bool:
+    return headers.get("content-type", "").lower().startswith("multipart/form-data")
 
 
 class _CannotChangeError(Exception):
@@ -115,7 +121,13 @@ class GatewayDoor:
         upgrades = Upgrades(self.desk, BASE_PATH, self._tls, self._targets)
         self._sockets = Sockets(self.desk, self.plans, self.permissions, upgrades, BASE_PATH)
         server = _Server(
-            self._handle, self.desk, auto_decompress=False, max_line_size=HEADER_LIMIT, max_field_size=HEADER_LIMIT, access_log=None
+            self._handle,
+            self.desk,
+            auto_decompress=False,
+            max_line_size=HEADER_LIMIT,
+            max_field_size=HEADER_LIMIT,
+            access_log=None,
+            keepalive_timeout=IDLE_S,
         )
         self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=0.5)
         await self._runner.setup()
@@ -161,7 +173,7 @@ class _Passage:
         self._door = door
         self._session = session
         self._request = request
-        self._body = b""
+        self._body = door.desk.held_body()
         self._message: dict[str, Any] | None = None
         self._usage_wanted = False
         self._started = False
@@ -180,7 +192,12 @@ class _Passage:
         """Read the request, try its channels in order, relay the answer."""
         exchange, desk = self._exchange, self._desk
         try:
-            self._body = await self._read_request()
+            await self._read_request()
+        except TimeoutError:
+            desk.record([exchange.request_end(), *exchange.request_body(desk.now())])
+            return await self._refuse([], 408, "the request took too long to come", "request_timeout")
+        except Refused as refused:
+            return await self._answer(503, str(refused), "server_error", "not_recorded")
         except BROKEN:
             now = desk.now()
             gone = exchange.own_answer(None, "refused", "the client left before its request was complete", now, client_gone_at=now)
@@ -205,12 +222,20 @@ class _Passage:
         except Refused as refused:
             return await self._answer(503, str(refused), "server_error", "not_recorded")
 
-    async def _read_request(self) -> bytes:
-        chunks = []
-        async for chunk in self._request.content.iter_any():
-            self._exchange.request_chunk(chunk)
-            chunks.append(chunk)
-        return b"".join(chunks)
+    async def _read_request(self) -> None:
+        """Take the body in. Raises TimeoutError where it does not get on, Refused where it cannot be held."""
+        got, clock = 0, asyncio.get_running_loop()
+        async with asyncio.timeout(progress.TICK_S) as patience:
+            async for chunk in self._request.content.iter_any():
+                self._exchange.request_chunk(chunk)
+                try:
+                    self._body.take(chunk)
+                except OSError as error:
+                    raise Refused(f"this request cannot be held ({error.strerror}), so it was not sent") from None
+                got += len(chunk)
+                if got >= progress.BODY_BYTES:
+                    patience.reschedule(clock.time() + progress.TICK_S)
+                    got = 0
 
     async def _try_channels(self, route: Route, opened: list[Record]) -> web.StreamResponse:
         """Attempt after attempt until one has an answer to relay, or none is left."""
@@ -261,7 +286,7 @@ class _Passage:
                 desk.close(attempt, "proxy_stopped", relayed=self._started)  # where nothing above has closed it
         raise AssertionError("a route without a first step")
 
-    def _open(self, step: Next) -> tuple[AttemptCapture, bytes, CIMultiDict[str] | None]:
+    def _open(self, step: Next) -> tuple[AttemptCapture, bytes | Spliced, CIMultiDict[str] | None]:
         """The attempt's record, and the body and headers it sends (None: the channel's credential is not set)."""
         target = step.target
         kept = sent_headers(self._head)
@@ -281,13 +306,15 @@ class _Passage:
         )
         return attempt, body, headers
 
-    def _changed_body(self, target: Target, headers: CIMultiDict[str]) -> tuple[bytes, list[str]]:
+    def _changed_body(self, target: Target, headers: CIMultiDict[str]) -> tuple[bytes | Spliced, list[str]]:
         """The body as this channel is to get it, and what was changed. Raises _CannotChangeError for a model that cannot be."""
         renamed = target.sent_model if target.sent_model != self._exchange.model else None
         asks = self._usage_wanted and target.channel.inject_usage
+        body, modified = self._body.whole(), list[str]()
+        if body is None:
+            return self._spliced(renamed, headers)
         if renamed is None and not asks:
-            return self._body, []
-        body, modified = self._body, []
+            return body, []
         try:
             if "content-encoding" in headers:
                 body = decoded(headers["content-encoding"], body)
@@ -295,12 +322,11 @@ class _Passage:
                 body = usage_option.asked(body, self._message)
                 modified += ["stream_options", "accept_encoding"]
             if renamed is not None:
-                form = headers.get("content-type", "").lower().startswith("multipart/form-data")
-                body = (set_form_field if form else set_member)(body, "model", renamed)
+                body = (set_form_field if _is_form(headers) else set_member)(body, "model", renamed)
                 modified.append("model")
         except (ValueError, DecodingError) as error:
             if renamed is None:
-                return self._body, []
+                return self._body.whole() or b"", []
             raise _CannotChangeError(f"the model in this body cannot be changed to {renamed!r}: {error}") from None
         if "content-encoding" in headers:
             del headers["content-encoding"]
@@ -309,17 +335,33 @@ class _Passage:
             headers["Accept-Encoding"] = "identity"  # a frame cannot be taken out of a compressed stream
         return body, modified
 
+    def _spliced(self, renamed: str | None, headers: CIMultiDict[str]) -> tuple[Spliced, list[str]]:
+        """The same for a body too large to be read whole: a form names its model ahead of its file."""
+        if renamed is None:
+            return Spliced(self._body), []
+        if not _is_form(headers) or "content-encoding" in headers:
+            raise _CannotChangeError(f"the model in this body cannot be changed to {renamed!r}: it is too large, and no plain form")
+        start = self._body.start(FORM_HEAD_BYTES)
+        try:
+            return Spliced(self._body, set_form_field(start, "model", renamed), len(start)), ["model"]
+        except ValueError as error:
+            raise _CannotChangeError(f"the model in this body cannot be changed to {renamed!r}: {error}") from None
+
     def _url(self, target: Target) -> URL:
         query = f"?{self._head.query}" if self._head.query else ""
         return URL(target.channel.base_url + self._head.path.removeprefix(BASE_PATH) + query, encoded=True)
 
-    async def _send(self, target: Target, body: bytes, headers: CIMultiDict[str] | None) -> aiohttp.ClientResponse:
+    async def _send(self, target: Target, body: bytes | Spliced, headers: CIMultiDict[str] | None) -> aiohttp.ClientResponse:
         """Send one try and wait for its head. Raises one of BROKEN."""
         if headers is None:
             raise aiohttp.ClientConnectionError(f"{target.channel.api_key_env}, which holds this channel's credential, is not set")
         limit_s = target.channel.timeout_s
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(CONNECT_TIMEOUT_S, limit_s), sock_read=limit_s)
-        data: Any = io.BytesIO(body) if len(body) > COPIED_BYTES else body or None
+        data: Any
+        if isinstance(body, Spliced):
+            data, headers["Content-Length"] = body.pieces(), str(body.size)
+        else:
+            data = io.BytesIO(body) if len(body) > COPIED_BYTES else body or None
         return await self._session.request(
             self._head.method, self._url(target), headers=headers, data=data, allow_redirects=False, timeout=timeout
         )
@@ -365,6 +407,7 @@ class _Passage:
                 relayed.headers.add(name, value)
         relayed.headers[ID_HEADER] = self._exchange.request_id
         self._started = True
+        self._body.close()
         hide = "stream_options" in attempt.opened.modified and attempt.streamed and "content-encoding" not in response.headers
         hidden = usage_option.UsageFrameFilter() if hide else None
         ending, words = "complete", None
