@@ -11,13 +11,16 @@ import asyncio
 import functools
 import logging
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from urllib.parse import urlsplit
 
 import h11
+import mitmproxy.proxy.layers.http as mitm_http
 import mitmproxy.proxy.layers.http._http1 as mitm_http1
 import mitmproxy.proxy.layers.http._http2 as mitm_http2
 import mitmproxy.proxy.layers.websocket as mitm_websocket
@@ -28,13 +31,16 @@ from mitmproxy import http, options
 from mitmproxy.addons import core, next_layer, proxyserver, tlsconfig
 from mitmproxy.master import Master
 from mitmproxy.net.http import http1
+from mitmproxy.net.http.url import hostport
 from mitmproxy.proxy.layer import NextLayer
 from mitmproxy.proxy.layers import TCPLayer
-from mitmproxy.proxy.mode_specs import ProxyMode, ReverseMode, UpstreamMode
+from mitmproxy.proxy.mode_specs import ProxyMode, RegularMode, ReverseMode, UpstreamMode
+from mitmproxy.proxy.server import ConnectionHandler, TimeoutWatchdog
 
-from proxy import answers, forward_ws
+from proxy import answers, forward_http, forward_ws, heads, progress
 from proxy.desk import Desk, Refused
 from proxy.exchange import AttemptCapture, Client, Exchange, RequestHead
+from proxy.forward_http import StrictServer
 from proxy.ports import PortInUseError
 from proxy.sockets import End, SocketLog
 from proxy.targets import ForbiddenTargetError, Targets, split_host
@@ -106,10 +112,11 @@ class _Flow:
 class ForwardAddon:
     """The hooks, each a few calls on the Exchange machine."""
 
-    def __init__(self, hosts: Hosts, desk: Desk, targets: Targets) -> None:
+    def __init__(self, hosts: Hosts, desk: Desk, targets: Targets, servers: proxyserver.Proxyserver) -> None:
         self._hosts = hosts
         self._desk = desk
         self._targets = targets
+        self._servers = servers
         self._sockets: set[SocketLog] = set()
 
     async def http_connect(self, flow: http.HTTPFlow) -> None:
@@ -140,6 +147,12 @@ class ForwardAddon:
     async def requestheaders(self, flow: http.HTTPFlow) -> None:
         """A request's head has come."""
         request = flow.request
+        why = heads.fault(request.data.method, request.data.path, request.headers.fields)
+        if why is not None:  # HTTP/2 can say what HTTP/1 cannot
+            _answer(flow, 400, answers.body(why, "invalid_request_error", "bad_request"))
+            return
+        if not flow.client_conn.tls:
+            request.host_header = hostport(request.scheme, request.host, request.port)  # RFC 9112, 3.2.2: not what the client wrote there
         if self._hosts.channel(request.host, request.port, request.path) is None:
             await self._judge(flow)
             request.stream = flow.response is None
@@ -149,18 +162,21 @@ class ForwardAddon:
         address = flow.client_conn.peername[0] if flow.client_conn.peername else ""
         client = Client("forward", address, flow.client_conn.id)
         exchange = self._desk.exchange(head, client)
-        if request.headers.get("upgrade", "").lower() == "websocket":
+        if request.headers.get("upgrade", "").lower() == "websocket" and request.headers.get("sec-websocket-version") == "13":
             exchange.model = asked_model(query)
+        else:
+            _stay_http(request.headers)
         flow.metadata[_KEY] = _Flow(exchange, client)
+        flow.metadata[forward_http.BODY] = self._desk.held_body()
+        flow.metadata[forward_http.TAKE] = exchange.request_chunk
 
     async def request(self, flow: http.HTTPFlow) -> None:
         """The whole request is here: OPEN is made durable before any of it leaves."""
         known: _Flow | None = flow.metadata.get(_KEY)
-        if known is None:
+        if known is None or flow.response is not None:
             _strip(flow.request.headers)
             return
         exchange, desk, request = known.exchange, self._desk, flow.request
-        exchange.request_chunk(request.raw_content or b"")
         opened = exchange.request_end()
         _strip(request.headers)
         channel = self._hosts.channel(request.host, request.port, request.path)
@@ -183,6 +199,12 @@ class ForwardAddon:
             return
         known.attempt = attempt
         desk.watch(attempt)
+
+    async def body_piece(self, flow: http.HTTPFlow) -> None:
+        """A piece of a large request has been handed on: wait until upstream takes more."""
+        handler = self._servers.connections.get(flow.client_conn.id)
+        if handler is not None:
+            await handler.drain_writers()
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Upstream's head has come: from here on, chunks pass as they come and are read as they pass."""
@@ -256,10 +278,12 @@ class ForwardDoor:
 
     def __init__(self, settings: ForwardSettings, hosts: Hosts, desk: Desk, targets: Targets) -> None:
         self._settings = settings
+        self._desk = desk
         self._targets = targets
-        self._addon = ForwardAddon(hosts, desk, targets)
         self._servers = proxyserver.Proxyserver()
+        self._addon = ForwardAddon(hosts, desk, targets, self._servers)
         self._master: Master | None = None
+        self._sweeping: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
         """Listen; the port in use. Raises PortInUseError."""
@@ -275,14 +299,19 @@ class ForwardDoor:
         self._master = Master(opts, event_loop=asyncio.get_running_loop())
         self._master.addons.add(core.Core(), self._servers, self._addon, next_layer.NextLayer(), tlsconfig.TlsConfig())
         # Lazy: an upstream that is down must meet a recorded attempt, not the CONNECT before it.
-        opts.update(connection_strategy="lazy", validate_inbound_headers=True)
+        # No raw TCP: it is taken for what does not look like HTTP at once, and a channel would be reached past the record.
+        opts.update(connection_strategy="lazy", validate_inbound_headers=True, rawtcp=False)
         for mode in map(ProxyMode.parse, settings.modes):
             if isinstance(mode, UpstreamMode | ReverseMode):
                 self._targets.open_to(*mode.address)
         # mitmproxy resolves and connects in one call: this one in its place connects only to what was judged.
         mitm_server.asyncio = SimpleNamespace(**{**vars(asyncio), "open_connection": self._targets.open_connection})  # type: ignore[assignment, attr-defined]
+        mitm_server.TCP_TIMEOUT = max(mitm_server.TCP_TIMEOUT, *(int(channel.timeout_s) for channel in self._desk.book.channels))
+        TimeoutWatchdog.watch = _unwatched  # type: ignore[method-assign]
         # mitmproxy answers an upstream that is down with a page for people, and has no option for it.
         mitm_http1.make_error_response = _error_response
+        mitm_http.Http1Server = StrictServer  # type: ignore[attr-defined]
+        mitm_http.HttpStream = forward_http.HeldStream  # type: ignore[misc]
         mitm_http1.ChunkedReader = _BodyOfChunks  # type: ignore[attr-defined]  # it knows no trailers, and would cut the message off at them
         mitm_websocket.WebsocketLayer = forward_ws.ByteRelay  # type: ignore[misc, assignment]  # nor for its way with frames
         mitm_http2.format_error = answers.upstream_failed  # type: ignore[attr-defined]  # it is imported there, not exported
@@ -291,7 +320,26 @@ class ForwardDoor:
                 f"the forward door cannot listen on {settings.host}:{settings.port}", "choose another --forward-port or --forward-mode"
             )
         await self._master.running()
+        self._sweeping = asyncio.create_task(self._sweep())
         return int(self._servers.listen_addrs()[0][1])
+
+    async def _sweep(self) -> None:
+        """Let go of connections on which nothing moves. One task for all, where mitmproxy has one for each."""
+        silent: set[Any] = set()
+        while True:
+            await asyncio.sleep(progress.TICK_S)
+            open_now = dict(self._servers.connections)
+            waiting = {key for key in open_now if key not in StrictServer.of_client and _is_regular(open_now[key])}
+            slow = {key for key, server in list(StrictServer.of_client.items()) if server.stalled()} | (waiting & silent)
+            silent = waiting
+            for key, handler in open_now.items():
+                io = handler.transports.get(handler.client)
+                if io is None or io.handler is None:
+                    continue
+                if key in slow and isinstance(io.writer, asyncio.StreamWriter):
+                    io.writer.write(answers.raw(408, "the request took too long to come"))
+                if key in slow or _is_dead(handler):
+                    io.handler.cancel("nothing moves")
 
     async def stop_accepting(self) -> None:
         """Take no new connections; those that are open go on."""
@@ -303,12 +351,29 @@ class ForwardDoor:
         """Close what is left."""
         if self._master is None:
             return
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         self._addon.stop()
         for handler in list(self._servers.connections.values()):
             for transport in list(handler.transports.values()):
                 if transport.handler is not None:
                     transport.handler.cancel("the proxy stops")
         await self._master.done()
+
+
+def _is_regular(handler: ConnectionHandler) -> bool:
+    """Whether a client of this connection speaks first."""
+    return isinstance(handler.client.proxy_mode, RegularMode)
+
+
+def _is_dead(handler: ConnectionHandler) -> bool:
+    """Whether neither side has sent anything for longer than any channel may take."""
+    watchdog = handler.timeout_watchdog
+    return watchdog.can_timeout.is_set() and watchdog.last_activity + watchdog.timeout < time.time()
+
+
+async def _unwatched(_: TimeoutWatchdog) -> None:
+    """The sweep watches for all."""
 
 
 class _BodyOfChunks(ChunkedReader):
@@ -343,6 +408,15 @@ def _probe(host: str, port: int) -> None:
 
 def _text_headers(headers: http.Headers) -> Sequence[tuple[str, str]]:
     return [(name.decode("utf-8", "replace"), value.decode("utf-8", "replace")) for name, value in headers.fields]
+
+
+def _stay_http(headers: http.Headers) -> None:
+    """An upgrade to what we cannot read would be a way past the record; to ignore the wish is any hop's right (RFC 9110, 7.8)."""
+    if "upgrade" in headers:
+        for name in ("upgrade", "http2-settings"):
+            headers.pop(name, None)
+        kept = [part for part in headers.get("connection", "").split(",") if part.strip().lower() not in {"upgrade", "http2-settings"}]
+        headers["connection"] = ",".join(kept) or "keep-alive"
 
 
 def _strip(headers: http.Headers) -> None:

@@ -78,7 +78,11 @@ class Strict:
         self.targets.append(line[2].decode())
         lengths = [value for name, value in headers if name == b"content-length"]
         codings = [value for name, value in headers if name == b"transfer-encoding"]
-        if len(lengths) + len(codings) > 1 or not all(map(_LENGTH.fullmatch, lengths)) or codings not in ([], [b"chunked"]):
+        if (
+            len(lengths) + len(codings) > 1
+            or not all(map(_LENGTH.fullmatch, lengths))
+            or [coding.lower() for coding in codings] not in ([], [b"chunked"])
+        ):
             raise AmbiguousError(f"framing {head!r}")
         if len([name for name, _ in headers if name == b"host"]) != 1:
             raise AmbiguousError(f"host {head!r}")
@@ -104,13 +108,17 @@ class Strict:
                 raise AmbiguousError("no line end after a chunk")
 
 
-async def answered(url: str, data: bytes, *, quiet_s: float = 1.0, limit: int = 1 << 16) -> bytes:
-    """Send bytes to a door and read until it closes, or has said nothing more for a while."""
-    parts = urlsplit(url)
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+async def answered(url: str, *parts: bytes, quiet_s: float = 1.0, limit: int = 1 << 16) -> bytes:
+    """Send bytes to a door, each part after the answer to the one before, and read until it closes or has said nothing more for a while."""
+    place = urlsplit(url)
+    reader, writer = await asyncio.open_connection(place.hostname, place.port)
     got = b""
     try:
-        writer.write(data)
+        *first, last = [part for part in parts if part]
+        for part in first:
+            writer.write(part)
+            got += await reader.readuntil(b"\r\n\r\n")
+        writer.write(last)
         with contextlib.suppress(ConnectionError, TimeoutError):
             while len(got) < limit and (chunk := await asyncio.wait_for(reader.read(limit), quiet_s if got else 10)):
                 got += chunk
