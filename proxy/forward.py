@@ -27,7 +27,7 @@ import mitmproxy.proxy.layers.websocket as mitm_websocket
 import mitmproxy.proxy.server as mitm_server
 from h11._readers import ChunkedReader  # mitmproxy reads with it, and has no public name for it either
 from h11._receivebuffer import ReceiveBuffer
-from mitmproxy import http, options
+from mitmproxy import connection, http, options
 from mitmproxy.addons import core, next_layer, proxyserver, tlsconfig
 from mitmproxy.master import Master
 from mitmproxy.net.http import http1
@@ -41,9 +41,10 @@ from proxy import answers, forward_http, forward_ws, heads, progress
 from proxy.desk import Desk, Refused
 from proxy.exchange import AttemptCapture, Client, Exchange, RequestHead
 from proxy.forward_http import StrictServer
+from proxy.guard import Guard, headers_of
 from proxy.ports import PortInUseError
 from proxy.sockets import End, SocketLog
-from proxy.targets import ForbiddenTargetError, Targets, split_host
+from proxy.targets import ForbiddenTargetError, split_host
 from proxy.turns import asked_model
 from schemas.book import Book, Channel
 
@@ -112,15 +113,44 @@ class _Flow:
 class ForwardAddon:
     """The hooks, each a few calls on the Exchange machine."""
 
-    def __init__(self, hosts: Hosts, desk: Desk, targets: Targets, servers: proxyserver.Proxyserver) -> None:
+    def __init__(self, hosts: Hosts, desk: Desk, guard: Guard, servers: proxyserver.Proxyserver) -> None:
         self._hosts = hosts
         self._desk = desk
-        self._targets = targets
+        self._guard = guard
+        self._placed: dict[str, bool] = {}  # by connection
+        self._admitted: set[str] = set()  # those whose tunnel was asked for with the token
         self._servers = servers
         self._sockets: set[SocketLog] = set()
 
+    def client_connected(self, client: connection.Client) -> None:
+        """Somebody has come: with a place, to be told that there is none, or not at all."""
+        self._placed[client.id] = self._guard.admission.enter()
+        if self._guard.admission.overrun or not self._guard.access.knows(client.peername[0]):
+            client.error = "not taken"
+
+    def client_disconnected(self, client: connection.Client) -> None:
+        """And has gone."""
+        self._guard.admission.leave(self._placed.pop(client.id))
+        self._admitted.discard(client.id)
+
+    def _refused(self, flow: http.HTTPFlow) -> bool:
+        """Answer ourselves where this client's request is not taken, whatever it asks for."""
+        client, known = flow.client_conn, flow.client_conn.id in self._admitted
+        headers = None if known else _text_headers(flow.request.headers)
+        refusal = self._guard.refusal(client.peername[0], headers, placed=self._placed.get(client.id, False))
+        if refusal is None:
+            return False
+        self._desk.counters.refused += 1
+        kind = "server_error" if refusal.status == 503 else "invalid_request_error"
+        told = {**answers.HEADERS, **headers_of(refusal), "Connection": "close"}
+        _answer(flow, refusal.status, answers.body(refusal.words, kind, refusal.code), told)
+        return True
+
     async def http_connect(self, flow: http.HTTPFlow) -> None:
         """A tunnel is asked for: what no channel has must be open to clients. A channel's own host is met with a recorded attempt."""
+        if self._refused(flow):
+            return
+        self._admitted.add(flow.client_conn.id)
         if not self._hosts.opens(flow.request.host, flow.request.port):
             await self._judge(flow)
 
@@ -129,7 +159,7 @@ class ForwardAddon:
         if isinstance(flow.client_conn.proxy_mode, UpstreamMode):
             return  # the proxy behind this one resolves it, and has rules of its own
         try:
-            await self._targets.resolve(flow.request.host, flow.request.port)
+            await self._guard.targets.resolve(flow.request.host, flow.request.port)
         except ForbiddenTargetError as error:
             self._desk.counters.refused += 1
             _answer(flow, 403, answers.body(str(error.strerror), "invalid_request_error", "forbidden_target"))
@@ -147,6 +177,8 @@ class ForwardAddon:
     async def requestheaders(self, flow: http.HTTPFlow) -> None:
         """A request's head has come."""
         request = flow.request
+        if self._refused(flow):
+            return
         why = heads.fault(request.data.method, request.data.path, request.headers.fields)
         if why is not None:  # HTTP/2 can say what HTTP/1 cannot
             _answer(flow, 400, answers.body(why, "invalid_request_error", "bad_request"))
@@ -276,12 +308,12 @@ class ForwardAddon:
 class ForwardDoor:
     """mitmproxy with the five addons the door needs, started and stopped by its owner."""
 
-    def __init__(self, settings: ForwardSettings, hosts: Hosts, desk: Desk, targets: Targets) -> None:
+    def __init__(self, settings: ForwardSettings, hosts: Hosts, desk: Desk, guard: Guard) -> None:
         self._settings = settings
         self._desk = desk
-        self._targets = targets
+        self._targets = guard.targets
         self._servers = proxyserver.Proxyserver()
-        self._addon = ForwardAddon(hosts, desk, targets, self._servers)
+        self._addon = ForwardAddon(hosts, desk, guard, self._servers)
         self._master: Master | None = None
         self._sweeping: asyncio.Task[None] | None = None
 

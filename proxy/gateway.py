@@ -22,17 +22,18 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from proxy import answers, progress, usage_option
+from proxy.admission import Admission
 from proxy.decoding import DecodingError, decoded
 from proxy.desk import Desk, Refused
 from proxy.exchange import AttemptCapture, Client, Exchange, RequestHead
 from proxy.gateway_ws import Sockets
+from proxy.guard import Guard, headers_of
 from proxy.headers import HOP_HEADERS, ID_HEADER, pairs, sent_headers, with_credential
 from proxy.held import Spliced
 from proxy.permissions import Permissions, Refusal
 from proxy.ports import PortInUseError
 from proxy.routing import Failure, Next, NoRouteError, Plans, Route, Target
 from proxy.splice import FORM_HEAD_BYTES, set_form_field, set_member
-from proxy.targets import Targets
 from proxy.upgrade import Upgrades
 from proxy.upstream import BROKEN, CONNECT_TIMEOUT_S, HEADER_LIMIT, session, what_failed
 from schemas.records import Instant, Record
@@ -63,15 +64,26 @@ class _CannotChangeError(Exception):
 class _Protocol(web.RequestHandler):
     """The connection of a client, which also remembers when its client left, and tells."""
 
-    __slots__ = ("desk", "lost_at", "on_lost")
+    __slots__ = ("admission", "desk", "lost_at", "on_lost", "placed")
 
-    def __init__(self, desk: Desk, manager: web.Server, **kwargs: Any) -> None:
+    def __init__(self, desk: Desk, admission: Admission, manager: web.Server, **kwargs: Any) -> None:
         super().__init__(manager, **kwargs)
         self.desk = desk
+        self.admission = admission
+        self.placed: bool | None = None
         self.lost_at: Instant | None = None
         self.on_lost: Callable[[], None] | None = None
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.placed = self.admission.enter()
+        super().connection_made(transport)
+        if self.admission.overrun and self.transport is not None:
+            self.transport.abort()
+
     def connection_lost(self, exc: BaseException | None) -> None:
+        if self.placed is not None:
+            self.admission.leave(self.placed)
+            self.placed = None
         self.lost_at = self.desk.now()
         if self.on_lost is not None:
             self.on_lost()
@@ -81,12 +93,13 @@ class _Protocol(web.RequestHandler):
 class _Server(web.Server):
     """A server of such connections."""
 
-    def __init__(self, handler: Any, desk: Desk, **kwargs: Any) -> None:
+    def __init__(self, handler: Any, desk: Desk, admission: Admission, **kwargs: Any) -> None:
         super().__init__(handler, **kwargs)
         self._desk = desk
+        self._admission = admission
 
     def __call__(self) -> _Protocol:
-        return _Protocol(self._desk, self, loop=self._loop, **self._kwargs)
+        return _Protocol(self._desk, self._admission, self, loop=self._loop, **self._kwargs)
 
 
 class _RelayedResponse(web.StreamResponse):
@@ -102,11 +115,11 @@ class _RelayedResponse(web.StreamResponse):
 class GatewayDoor:
     """An aiohttp server and client around the machine."""
 
-    def __init__(self, host: str, port: int, desk: Desk, plans: Plans, tls: ssl.SSLContext, targets: Targets) -> None:
+    def __init__(self, host: str, port: int, desk: Desk, plans: Plans, tls: ssl.SSLContext, guard: Guard) -> None:
         self._host = host
         self._port = port
         self._tls = tls
-        self._targets = targets
+        self._guard = guard
         self.desk = desk
         self.plans = plans
         self.permissions = Permissions(desk.book)
@@ -117,12 +130,13 @@ class GatewayDoor:
 
     async def start(self) -> int:
         """Listen; the port in use. Raises PortInUseError."""
-        self._session = session(self._tls, self._targets)
-        upgrades = Upgrades(self.desk, BASE_PATH, self._tls, self._targets)
+        self._session = session(self._tls, self._guard.targets)
+        upgrades = Upgrades(self.desk, BASE_PATH, self._tls, self._guard.targets)
         self._sockets = Sockets(self.desk, self.plans, self.permissions, upgrades, BASE_PATH)
         server = _Server(
             self._handle,
             self.desk,
+            self._guard.admission,
             auto_decompress=False,
             max_line_size=HEADER_LIMIT,
             max_field_size=HEADER_LIMIT,
@@ -160,6 +174,15 @@ class GatewayDoor:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         assert self._session is not None
         assert self._sockets is not None
+        protocol: _Protocol = request.protocol  # type: ignore[assignment]
+        peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+        refusal = self._guard.refusal(peer[0] if peer else "", request.headers.items(), placed=bool(protocol.placed))
+        if refusal is not None:
+            self.desk.counters.refused += 1
+            body = answers.body(refusal.words, "server_error" if refusal.status == 503 else "invalid_request_error", refusal.code)
+            answer = web.Response(status=refusal.status, body=body, headers={**answers.HEADERS, **headers_of(refusal)})
+            answer.force_close()
+            return answer
         if self._sockets.asked(request):
             return await self._sockets.serve(request)
         return await _Passage(self, request, self._session).run()

@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from proxy.access import Access
 from proxy.admin import AdminPort
+from proxy.admission import Admission, memory_limit, places_of, raise_file_limit
 from proxy.authority import ensure_ca, upstream_roots
 from proxy.clock import Clock
 from proxy.desk import Desk
 from proxy.exchange import Recording
 from proxy.forward import ForwardDoor, ForwardSettings, Hosts
 from proxy.gateway import GatewayDoor
+from proxy.guard import Guard
 from proxy.journal import PROXY_SLOT, Journal
 from proxy.renewal import Renewal
 from proxy.routing import Plans
@@ -63,25 +66,26 @@ def run(settings: Settings, say: Callable[[str], None]) -> int:
 async def _serve(settings: Settings, say: Callable[[str], None]) -> int:
     home = settings.home
     book = load_book(home.book)
+    admission = Admission(places_of(raise_file_limit()), memory_limit())
+    guard = Guard(Access.of(settings.host, book.settings.allowed_clients, os.environ), admission, Targets(book))
     journal = Journal(home, PROXY_SLOT)
     sealer: subprocess.Popen[bytes] | None = None
     try:
         desk = Desk(book, Recording(home_key(home), book.settings.capture.bodies == "keep"), journal, Clock())
         ensure_ca(home)
         bundle = upstream_roots(home, os.environ, settings.upstream_ca)
-        targets = Targets(book)
         doors: dict[str, Door] = {}
         renewal: Renewal | None = None
         if settings.gateway_port is not None:
             tls = ssl.create_default_context(cafile=str(bundle))
-            gateway = GatewayDoor(settings.host, settings.gateway_port, desk, Plans(book), tls, targets)
+            gateway = GatewayDoor(settings.host, settings.gateway_port, desk, Plans(book), tls, guard)
             renewal = Renewal(home, gateway.permissions, desk)
             await renewal.check()
             doors["gateway"] = gateway
         if settings.forward_port is not None:
             forward = ForwardSettings(settings.host, settings.forward_port, settings.forward_modes, home.ca, bundle)
-            doors["forward"] = ForwardDoor(forward, Hosts(book), desk, targets)
-        admin = AdminPort(settings.admin_port, desk, journal)
+            doors["forward"] = ForwardDoor(forward, Hosts(book), desk, guard)
+        admin = AdminPort(settings.admin_port, desk, journal, admission)
         async with contextlib.AsyncExitStack() as stack:
             addresses = {}
             await admin.start()
@@ -97,6 +101,7 @@ async def _serve(settings: Settings, say: Callable[[str], None]) -> int:
             say(" ".join(["ready", *(f"{name}={address}" for name, address in addresses.items())]))
             await _until(stopped, desk, renewal)
             admin.ready = False
+            admission.leaving = True
             await _drain(desk, list(doors.values()))
             for attempt in list(desk.live):  # before the doors cut them, which would look as if the client had left
                 desk.close(attempt, "proxy_stopped", relayed=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterable
 from datetime import datetime
@@ -87,6 +88,13 @@ def _host(value: str) -> str:
             "not a host or host:port", "write a host name without scheme or path, for example api.example.com or localhost:9000"
         )
     return value.lower()
+
+
+def _network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        raise RefusedError("not a network", "write an address, or a network such as 10.0.0.0/8 or fd00::/8") from None
 
 
 def _retry_on(value: Any) -> tuple[RetryOn, ...]:
@@ -187,6 +195,9 @@ class Settings(Entry):
     second_person_above: Money | None = Field(default=None, description="an adjustment above this amount needs a second person")
     private_hosts: tuple[Annotated[str, AfterValidator(_host)], ...] = Field(
         default=(), description="hosts that may lie at private or loopback addresses, beside channels written as such"
+    )
+    allowed_clients: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
+        default=(), description="networks whose clients may use doors that listen beyond loopback"
     )
     capture: Capture = Capture()
     forward: Forward = Forward()

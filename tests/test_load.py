@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import pytest
+
 from schemas.home import Home
 from tests.bulk import Bulk, digest, download, forget_peak, idle_stream, memory, upload
 from tests.sidecar import Way, recorded, sidecar, write_book
+from tests.test_admission import HASTE
 from tests.test_relay import DOORS
 
 Tell = Callable[[str, object], None]
@@ -43,26 +46,24 @@ async def bodies(home: Home, size: int, tell: Tell) -> None:
     tell("trust: bytes compared", size * len(costs))
 
 
-async def idle(home: Home, count: int, tell: Tell) -> None:
-    """So many streams that say nothing, at each door: each costs less than 40 KB."""
+async def idle(home: Home, door: str, count: int, tell: Tell) -> None:
+    """So many streams that say nothing: each costs less than 40 KB."""
     async with Bulk() as upstream:
-        write_book(home, [Way("official", upstream.base_url)])
+        write_book(home, [Way("official", upstream.base_url)], settings=HASTE)
         with sidecar(home) as running:
-            pid, costs = running.process.pid, {}
-            for door in DOORS:
-                url, base = (running.gateway, "") if door == "gateway" else (running.forward, f"http://127.0.0.1:{upstream.port}")
-                opened = [await idle_stream(url, f"{base}/v1/idle") for _ in range(32)]  # what is loaded at first use
-                before = memory(pid)
-                for _ in range(0, count, 50):
-                    opened += await asyncio.gather(*[idle_stream(url, f"{base}/v1/idle") for _ in range(50)])
-                each = (memory(pid) - before) // count
-                assert [status for status, _, _ in opened] == [200] * (count + 32)
-                for _, _, writer in opened:
-                    writer.close()
-                costs[door] = each
-                tell("trust: streams held", len(opened))
-                tell(f"trust: bytes of memory for an idle stream at the {door} door", each)
-    assert {door: cost for door, cost in costs.items() if cost >= 40_000} == {}
+            pid = running.process.pid
+            url, base = (running.gateway, "") if door == "gateway" else (running.forward, f"http://127.0.0.1:{upstream.port}")
+            opened = [await idle_stream(url, f"{base}/v1/idle") for _ in range(32)]  # what is loaded at first use
+            before = memory(pid)
+            for _ in range(0, count, 50):
+                opened += await asyncio.gather(*[idle_stream(url, f"{base}/v1/idle") for _ in range(50)])
+            each = (memory(pid) - before) // count
+            assert [status for status, _, _ in opened] == [200] * (count + 32)
+            for _, _, writer in opened:
+                writer.close()
+    assert each < 40_000
+    tell("trust: streams held", len(opened))
+    tell(f"trust: bytes of memory for an idle stream at the {door} door", each)
 
 
 async def test_large_bodies_cost_no_memory(home: Home, record_property: Tell) -> None:
@@ -70,6 +71,22 @@ async def test_large_bodies_cost_no_memory(home: Home, record_property: Tell) ->
     await bodies(home, 200 * MIB, record_property)
 
 
-async def test_an_idle_stream_costs_little(home: Home, record_property: Tell) -> None:
+@pytest.mark.parametrize("door", DOORS)
+async def test_an_idle_stream_costs_little(home: Home, door: str, record_property: Tell) -> None:
     """300 at each door; `make soak` holds 3,000."""
-    await idle(home, 300, record_property)
+    await idle(home, door, 300, record_property)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+async def test_a_gibibyte_costs_no_memory(home: Home, record_property: Tell) -> None:
+    """1 GiB each way at both doors."""
+    await bodies(home, 1 << 30, record_property)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("door", DOORS)
+async def test_thousands_of_idle_streams(home: Home, door: str, record_property: Tell) -> None:
+    """As the test above, at the size that a team may reach."""
+    await idle(home, door, 3000, record_property)
