@@ -36,6 +36,8 @@ from mitmproxy.proxy.layer import NextLayer
 from mitmproxy.proxy.layers import TCPLayer
 from mitmproxy.proxy.mode_specs import ProxyMode, RegularMode, ReverseMode, UpstreamMode
 from mitmproxy.proxy.server import ConnectionHandler, TimeoutWatchdog
+from mitmproxy.tls import TlsData
+from OpenSSL import SSL
 
 from proxy import answers, forward_http, forward_ws, heads, progress
 from proxy.desk import Desk, Refused
@@ -44,9 +46,10 @@ from proxy.forward_http import StrictServer
 from proxy.guard import Guard, headers_of
 from proxy.ports import PortInUseError
 from proxy.sockets import End, SocketLog
-from proxy.targets import ForbiddenTargetError, split_host
+from proxy.targets import ForbiddenTargetError
 from proxy.turns import asked_model
 from schemas.book import Book, Channel
+from schemas.hosts import split_host
 
 _OUR_HEADERS = b"x-ledger-"
 _HOP_HEADERS = frozenset((b"proxy-connection", b"proxy-authorization"))
@@ -85,6 +88,12 @@ class Hosts:
         """Whether connections to this target are opened."""
         name = host.lower().rstrip(".")
         return (name, port) in self._exact or name in self._any_port
+
+    def unverified(self, host: str, port: int) -> bool:
+        """Whether all channels of a target go without a check of its certificate."""
+        name = host.lower().rstrip(".")
+        found = self._exact.get((name, port), []) + self._any_port.get(name, [])
+        return bool(found) and all(channel.tls_unverified for channel in found)
 
     def channel(self, host: str, port: int, path: str) -> Channel | None:
         """The channel of a request: of those at this target, the one whose base path fits best, first named on a tie."""
@@ -305,12 +314,26 @@ class ForwardAddon:
             self._desk.close(known.attempt, ending, relayed=True, error=error)
 
 
+class _Exceptions:
+    """Connections to channels whose certificates the book says not to check; comes after the addon that sets them up."""
+
+    def __init__(self, hosts: Hosts) -> None:
+        self._hosts = hosts
+
+    def tls_start_server(self, data: TlsData) -> None:
+        """A connection upstream is about to shake hands."""
+        address = data.conn.address if isinstance(data.conn, connection.Server) else None
+        if address is not None and self._hosts.unverified(address[0], address[1]) and data.ssl_conn is not None:
+            data.ssl_conn.set_verify(SSL.VERIFY_NONE, lambda *_: True)
+
+
 class ForwardDoor:
     """mitmproxy with the five addons the door needs, started and stopped by its owner."""
 
     def __init__(self, settings: ForwardSettings, hosts: Hosts, desk: Desk, guard: Guard) -> None:
         self._settings = settings
         self._desk = desk
+        self._hosts = hosts
         self._targets = guard.targets
         self._servers = proxyserver.Proxyserver()
         self._addon = ForwardAddon(hosts, desk, guard, self._servers)
@@ -329,10 +352,12 @@ class ForwardDoor:
             ssl_verify_upstream_trusted_ca=str(settings.upstream_ca),
         )
         self._master = Master(opts, event_loop=asyncio.get_running_loop())
-        self._master.addons.add(core.Core(), self._servers, self._addon, next_layer.NextLayer(), tlsconfig.TlsConfig())
+        self._master.addons.add(
+            core.Core(), self._servers, self._addon, next_layer.NextLayer(), tlsconfig.TlsConfig(), _Exceptions(self._hosts)
+        )
         # Lazy: an upstream that is down must meet a recorded attempt, not the CONNECT before it.
         # No raw TCP: it is taken for what does not look like HTTP at once, and a channel would be reached past the record.
-        opts.update(connection_strategy="lazy", validate_inbound_headers=True, rawtcp=False)
+        opts.update(connection_strategy="lazy", validate_inbound_headers=True, rawtcp=False, upstream_cert=False)
         for mode in map(ProxyMode.parse, settings.modes):
             if isinstance(mode, UpstreamMode | ReverseMode):
                 self._targets.open_to(*mode.address)

@@ -386,7 +386,13 @@ class _Passage:
         else:
             data = io.BytesIO(body) if len(body) > COPIED_BYTES else body or None
         return await self._session.request(
-            self._head.method, self._url(target), headers=headers, data=data, allow_redirects=False, timeout=timeout
+            self._head.method,
+            self._url(target),
+            headers=headers,
+            data=data,
+            allow_redirects=False,
+            timeout=timeout,
+            ssl=not target.channel.tls_unverified,
         )
 
     async def _first_bytes(self, response: aiohttp.ClientResponse) -> bytes | None:

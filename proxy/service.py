@@ -72,7 +72,7 @@ async def _serve(settings: Settings, say: Callable[[str], None]) -> int:
     sealer: subprocess.Popen[bytes] | None = None
     try:
         desk = Desk(book, Recording(home_key(home), book.settings.capture.bodies == "keep"), journal, Clock())
-        ensure_ca(home)
+        ensure_ca(home, book.tls_hosts)
         bundle = upstream_roots(home, os.environ, settings.upstream_ca)
         doors: dict[str, Door] = {}
         renewal: Renewal | None = None
@@ -94,6 +94,10 @@ async def _serve(settings: Settings, say: Callable[[str], None]) -> int:
                 port = await door.start()
                 stack.push_async_callback(door.stop)
                 addresses[name] = f"http://{_shown(settings.host)}:{port}"
+            unverified = [channel.name for channel in book.channels if channel.tls_unverified]
+            for name in unverified:
+                sys.stderr.write(f"warning: the certificate of channel {name} is NOT verified (tls_unverified in channels.toml)\n")
+            await journal.append([desk.event("tls_unverified", channel=name) for name in unverified])
             await journal.append([desk.event("proxy_started", book=book.digest, torn_bytes=journal.truncated_bytes, **addresses)])
             sealer = _start_sealer(home)
             stopped = _on_signal()

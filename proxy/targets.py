@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from schemas.book import Book
+from schemas.hosts import split_host
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 REMEMBERED_S = 30.0
@@ -63,12 +64,6 @@ def names_private_host(host: str) -> bool:
         return not is_public(address)
     name = host.lower().rstrip(".")
     return "." not in name or name.endswith(tuple("." + zone for zone in _PRIVATE_ZONES))
-
-
-def split_host(host: str) -> tuple[str, int | None]:
-    """`host` or `host:port` as the book writes it, in small letters and without brackets."""
-    name, _, number = host.rpartition(":") if host.rpartition(":")[2].isdigit() and not host.endswith("]") else (host, "", "")
-    return name.strip("[]").lower(), int(number) if number else None
 
 
 class Targets:

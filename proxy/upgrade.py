@@ -183,6 +183,7 @@ class Upgrades:
                 compress=_WINDOW_BITS if deflate else 0,
                 max_msg_size=MAX_MESSAGE_BYTES,
                 decode_text=False,
+                ssl=not target.channel.tls_unverified,
             )
         answer = socket._response  # noqa: SLF001 - the only way to the answer's own headers
         attempt.head(answer.status, pairs(answer.raw_headers), self._desk.now())

@@ -227,6 +227,7 @@ class Channel(Entry):
     max_retries: int = Field(default=2, ge=0, le=10, description="tries again on this channel")
     retry_on: Conditions = RETRY_ON
     fallback_on: Conditions = FALLBACK_ON
+    tls_unverified: bool = Field(default=False, description="its certificate is not checked; told at each start and in data_quality")
     inject_usage: bool = Field(default=False, description="the gateway asks for usage in streams")
     usage_dialect: UsageDialect | None = Field(
         default=None, description="how this vendor reports usage, where it cannot be told from the message"
