@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import secrets
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -17,6 +16,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from schemas.errors import UsageError
+from schemas.hosts import is_loopback
 
 COOKIE = "tokenledger"
 TOKEN_VARIABLE = "TOKENLEDGER_WEB_TOKEN"  # noqa: S105  the name of a variable
@@ -43,16 +43,6 @@ class OpenBindError(UsageError):
             f"{host} is not a loopback address, and {TOKEN_VARIABLE} holds no token of 16 characters or more",
             f"export {TOKEN_VARIABLE}=$(openssl rand -hex 16), then start again; or leave --host out",
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 @dataclass(frozen=True, slots=True)
