@@ -43,6 +43,7 @@ class GatewayDoor:
 
     async def start(self) -> int:
         """Listen; the port in use. Raises PortInUseError."""
+        held = reserve("gateway", self._host, self._port, shared=self._shared)
         loop = asyncio.get_running_loop()
         ways = Ways(self._desk, self._plans, self.permissions, self._pool)
         self._sockets = Sockets(self._desk, self._plans, self.permissions, self._tls, BASE_PATH)
@@ -52,7 +53,6 @@ class GatewayDoor:
             return Passage(ways, connection, head)
 
         server = self._server = Server(begin, self._upgraded)
-        held = reserve("gateway", self._host, self._port, shared=self._shared)
         self._listening = await loop.create_server(lambda: Connection(server), sock=held, backlog=BACKLOG)
         return int(self._listening.sockets[0].getsockname()[1])
 

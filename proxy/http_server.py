@@ -295,7 +295,7 @@ class Connection(asyncio.Protocol):
             self.abort()
         elif self.lost:
             return
-        elif not heard.head.keep_alive:
+        elif not heard.head.keep_alive or self.door.leaving:
             self.transport.close()
         elif self._heard:
             self._begin(self._heard[0])
@@ -319,7 +319,7 @@ class Connection(asyncio.Protocol):
         if not self._heard and loop.time() >= self._due:
             self.transport.close()
             return
-        self._timer = loop.call_at(max(self._due, loop.time() + 1.0), self._look_at_the_clock)
+        self._timer = loop.call_at(loop.time() + IDLE_S if self._heard else self._due, self._look_at_the_clock)
 
     def _refuse(self) -> None:
         """Answer what cannot be heard, after what was heard before it; nothing after it is heard."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import ssl
@@ -133,6 +134,7 @@ async def opened(settings: Settings) -> AsyncIterator[Running]:
                 stack.push_async_callback(door.stop)
                 addresses[name] = f"http://{shown(settings.host)}:{port}"
             await journal.append([desk.event("proxy_started", book=book.digest, torn_bytes=journal.truncated_bytes, **addresses)])
+            gc.freeze()  # what the imports and the book made stays; to look through it again and again finds nothing
             yield Running(desk, journal, renewal, addresses)
             await _drain(desk, list(doors.values()))
             for attempt in list(desk.live):  # before the doors cut them, which would look as if the client had left
