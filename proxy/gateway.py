@@ -63,6 +63,7 @@ class GatewayDoor:
 
     async def start(self) -> int:
         """Listen; the port in use. Raises PortInUseError."""
+        held = reserve("gateway", self._host, self._port, shared=self._shared)
         loop = asyncio.get_running_loop()
         ways = Ways(self._desk, self._plans, self.permissions, self._pool)
         upgrades = Upgrades(self._desk, BASE_PATH, self._tls, self._guard.targets)
@@ -73,7 +74,6 @@ class GatewayDoor:
             return Passage(ways, connection, head)
 
         server = self._server = Server(self._guard.admission, self._judge, begin, lambda left: _Upgraded(upgraded, left))
-        held = reserve("gateway", self._host, self._port, shared=self._shared)
         self._listening = await loop.create_server(lambda: Connection(server), sock=held, backlog=BACKLOG)
         return int(self._listening.sockets[0].getsockname()[1])
 

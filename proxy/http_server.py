@@ -318,7 +318,7 @@ class Connection(asyncio.Protocol):
             self.abort()
         elif self.lost:
             return
-        elif not heard.head.keep_alive:
+        elif not heard.head.keep_alive or self.door.admission.leaving:
             self.transport.close()
         elif self._heard:
             self._begin(self._heard[0])

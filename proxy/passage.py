@@ -288,12 +288,11 @@ class Passage:
     async def _send(self, target: Target, body: bytes | Spliced, headers: CIMultiDict[str] | None) -> Answer:
         """Send one try and wait for its head. Raises one of BROKEN."""
         if headers is None:
-            raise NotConnectedError(f"{target.channel.api_key_env}, which holds this channel's credential, is not set")
+            raise NotConnectedError(f"{target.channel.api_key_env}, which holds this channel's credential, is not set or is no key")
         origin = self._ways.origin(target)
+        path = origin.path + self._head.path.removeprefix(BASE_PATH)
         query = f"?{self._head.query}" if self._head.query else ""
-        lines = [
-            f"{self._head.method} {origin.path}{self._head.path.removeprefix(BASE_PATH) or '/'}{query} HTTP/1.1\r\nHost: {origin.authority}"
-        ]
+        lines = [f"{self._head.method} {path or '/'}{query} HTTP/1.1\r\nHost: {origin.authority}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         size = body.size if isinstance(body, Spliced) else len(body)
         if size or self._method in _WITH_LENGTH:

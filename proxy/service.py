@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import ssl
@@ -152,6 +153,7 @@ async def opened(settings: Settings) -> AsyncIterator[Running]:
             pulse = Pulse(admission)
             looking = asyncio.create_task(pulse.run())
             stack.push_async_callback(cancelled, looking)
+            gc.freeze()  # what the imports and the book made stays; to look through it again and again finds nothing
             yield Running(desk, journal, admission, pulse, renewal, addresses)
             admission.leaving = True
             await _drain(desk, list(doors.values()))

@@ -172,7 +172,7 @@ class Upgrades:
         if target.channel.api_key_env is not None:
             protocols = [protocol for protocol in protocols if not protocol.startswith(SECRET_SUBPROTOCOLS)]
             if with_credential(headers, os.environ.get(target.channel.api_key_env)) is None:
-                raise NotConnectedError(f"{target.channel.api_key_env}, which holds this channel's credential, is not set")
+                raise NotConnectedError(f"{target.channel.api_key_env}, which holds this channel's credential, is not set or is no key")
         async with asyncio.timeout(min(CONNECT_TIMEOUT_S, target.channel.timeout_s)):
             socket = await self._session.ws_connect(
                 self._url(exchange, target),
