@@ -54,14 +54,18 @@ def parsed_fault(method: bytes, target: bytes, fields: Fields, *, chunks: bool) 
 
 def fault(method: bytes, path: bytes, fields: Fields) -> str | None:
     """The same of a head that has been taken apart, by whichever version of HTTP."""
-    if not _TOKEN.fullmatch(method) or not _TARGET.fullmatch(path) or not path.startswith((b"/", b"*")):
-        return "the method or the target has a byte that does not belong there"
+    fields = list(fields)
+    names = [method, *(name for name, _ in fields)]
+    if not _TARGET.fullmatch(path) or not path.startswith((b"/", b"*")):
+        return "the target has a byte that does not belong there"
+    # Each byte stands for itself, so all names are looked at in one go, and all values.
+    if not (all(names) and _TOKEN.fullmatch(b"".join(names)) and _VALUE.fullmatch(b"".join([value for _, value in fields]))):
+        return "the method or a field has a byte that does not belong there, or is folded"
     seen: dict[bytes, list[bytes]] = {b"content-length": [], b"transfer-encoding": [], b"host": [], b"connection": []}
     for name, value in fields:
-        if not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
-            return "a field has a byte that does not belong there, or is folded"
-        if name.lower() in seen:
-            seen[name.lower()].append(value)
+        found = seen.get(name.lower())
+        if found is not None:
+            found.append(value)
     lengths, codings = seen[b"content-length"], seen[b"transfer-encoding"]
     if len(lengths) + len(codings) > 1 or len(seen[b"host"]) > 1:
         return "Content-Length, Transfer-Encoding or Host is there more than once, or one beside the other"

@@ -299,8 +299,7 @@ class _Connection(asyncio.Protocol):
             for piece in body.pieces():
                 self._transport.write(piece)
                 self._due = self._loop.time() + self._limit_s
-                if self._writable is not None:
-                    await self._writable
+                await (self._writable or asyncio.sleep(0))  # a fast disk and a fast upstream leave the others their turn
         except OSError as error:
             self._break(f"the request's body cannot be read again: {error.strerror}")
         self._sending = None
