@@ -8,12 +8,14 @@ from typing import Self
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from proxy.admission import Admission
 from proxy.desk import Desk
 from proxy.journal import Journal
 from proxy.ports import PortInUseError
+from proxy.pulse import LAG_BUCKETS_S, Pulse
 
 _COUNTERS = {
     "requests": "Requests received at both doors",
@@ -23,19 +25,28 @@ _COUNTERS = {
     "refused": "Requests refused by the proxy itself",
     "tunnels": "Connections tunnelled untouched",
 }
-
-
-_GAUGES = {
+GAUGES = {
     "live_attempts": "Attempts open upstream now",
+    "places": "Client connections that open files allow",
+    "places_taken": "Client connections open now",
+    "resident_bytes": "Memory held by the proxy",
     "journal_queue_entries": "Entries waiting for the journal",
 }
 
 Figures = dict[str, int]
 
 
-def figures_of(desk: Desk, journal: Journal) -> Figures:
-    """What one process counts, by the names above."""
-    return {**asdict(desk.counters), "live_attempts": len(desk.live), "journal_queue_entries": journal.queued}
+def figures_of(desk: Desk, journal: Journal, admission: Admission, pulse: Pulse) -> Figures:
+    """What one process counts, by the names above, and how late its loop was."""
+    return {
+        **asdict(desk.counters),
+        "live_attempts": len(desk.live),
+        "places": admission.places,
+        "places_taken": admission.taken,
+        "resident_bytes": admission.resident_bytes,
+        "journal_queue_entries": journal.queued,
+        **pulse.figures,
+    }
 
 
 class _Collector(Collector):
@@ -44,9 +55,13 @@ class _Collector(Collector):
 
     def collect(self) -> list[Metric]:
         """The figures as they stand."""
+        lag = HistogramMetricFamily("tokenledger_loop_lag_seconds", "How late the event loop comes to what is due, looked at every 50 ms")
+        buckets = [(bound, self._figures.get(f"loop_lag_{bound}", 0)) for bound in LAG_BUCKETS_S]
+        lag.add_metric([], buckets, self._figures.get("loop_lag_us", 0) / 1e6)
         return [
             *(CounterMetricFamily(f"tokenledger_{name}", words, value=self._figures.get(name, 0)) for name, words in _COUNTERS.items()),
-            *(GaugeMetricFamily(f"tokenledger_{name}", words, value=self._figures.get(name, 0)) for name, words in _GAUGES.items()),
+            *(GaugeMetricFamily(f"tokenledger_{name}", words, value=self._figures.get(name, 0)) for name, words in GAUGES.items()),
+            lag,
         ]
 
 

@@ -11,6 +11,7 @@ import uuid_utils
 
 from proxy.clock import Clock
 from proxy.exchange import AttemptCapture, Client, Exchange, Recording, RequestHead
+from proxy.held import HeldBody
 from proxy.journal import Journal, JournalError
 from schemas.book import Book
 from schemas.records import Event, Instant, JsonText, Record
@@ -56,6 +57,10 @@ class Desk:
         """A new exchange for a request whose head has come, or for a turn of the WebSocket that `parent` opened."""
         self.counters.requests += 1
         return Exchange(str(uuid_utils.uuid7()), head, client, self._recording, self.now(), parent=parent)
+
+    def held_body(self) -> HeldBody:
+        """What holds a request's body until it is sent; the file of a large one lies beside the journals."""
+        return HeldBody(self._journal.home.spool)
 
     async def open(self, records: Sequence[Record], *, refuse: bool) -> None:
         """Make OPEN durable. Where that fails: raise Refused, or count the loss and let the request pass."""

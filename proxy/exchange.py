@@ -138,7 +138,8 @@ class Exchange:
     def request_body(self, at: Instant) -> list[Body]:
         """The request's bytes as a record, if bodies are kept and there are any; the machine lets go of them."""
         self.message = None
-        return self._body.record(self.request_id, 0, at) if self._recording.keep_bodies else []
+        body, self._body = self._body, _Message(())
+        return body.record(self.request_id, 0, at) if self._recording.keep_bodies else []
 
     def attempt(
         self, *, channel: str, role: str, reason: str, url: str, sent_model: str | None, modified: tuple[str, ...], at: Instant

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import ssl
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,13 +46,13 @@ class _ClientSocket(web.WebSocketResponse[bool]):
 class Sockets:
     """Every WebSocket of the gateway door."""
 
-    def __init__(self, desk: Desk, plans: Plans, permissions: Permissions, tls: ssl.SSLContext, base_path: str) -> None:
+    def __init__(self, desk: Desk, plans: Plans, permissions: Permissions, upgrades: Upgrades, base_path: str) -> None:
         self.desk = desk
         self.plans = plans
         self.permissions = permissions
         self.base_path = base_path
         self.leaving = asyncio.Event()
-        self.upgrades = Upgrades(desk, base_path, tls)
+        self.upgrades = upgrades
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @staticmethod

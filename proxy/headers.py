@@ -32,8 +32,8 @@ def sent_headers(head: RequestHead) -> CIMultiDict[str]:
 
 
 def with_credential(headers: CIMultiDict[str], secret: str | None) -> CIMultiDict[str] | None:
-    """The headers with the channel's credential where the client's stood; None if it is not set."""
-    if not secret:
+    """The headers with the channel's credential where the client's stood; None if it is not set, or would break the line that it stands in."""
+    if not secret or not secret.isprintable():
         return None
     place = next((name for name in _CREDENTIAL_HEADERS if name in headers), "authorization")
     for name in _CREDENTIAL_HEADERS:

@@ -16,7 +16,9 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from proxy.held import Spliced
 from proxy.http_rules import MAX_HEAD_BYTES, RawHeaders, has_body, values
+from proxy.targets import Targets
 from proxy.upstream import CONNECT_TIMEOUT_S, NotConnectedError
 
 IDLE_S = 15.0  # how long an unused connection is kept; servers that close after a minute are common, some after 20 s
@@ -30,20 +32,21 @@ class Origin:
     """Where a channel is: what its connections have in common."""
 
     secure: bool
+    verified: bool  # whether its certificate is checked
     host: str
     port: int
     authority: str  # the Host header's value
     path: str  # what stands before every request's path
 
 
-def origin_of(base_url: str) -> Origin:
+def origin_of(base_url: str, *, verified: bool = True) -> Origin:
     """The origin of a channel's base URL."""
     parts = urlsplit(base_url)
     secure, host = parts.scheme == "https", parts.hostname or ""
     usual = 443 if secure else 80
     port = parts.port or usual
     shown = f"[{host}]" if ":" in host else host
-    return Origin(secure, host, port, (shown if port == usual else f"{shown}:{port}"), parts.path)
+    return Origin(secure, verified, host, port, (shown if port == usual else f"{shown}:{port}"), parts.path)
 
 
 class TruncatedError(ConnectionError):
@@ -163,17 +166,22 @@ class _Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._until_close = False  # the body ends with the connection
         self._paused = False
+        self._sending: asyncio.Task[None] | None = None  # of a body that is sent as it is read
+        self._writable: asyncio.Future[None] | None = None
         self._limit_s = IDLE_S
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    def ask(self, method: bytes, message: bytes, body: bytes, limit_s: float) -> Answer:
-        """Send a request; no pause of the answer may be longer than `limit_s`."""
+    def ask(self, method: bytes, message: bytes, body: bytes | Spliced, limit_s: float) -> Answer:
+        """Send a request; no pause of the answer, or in taking the body, may be longer than `limit_s`."""
         assert self._transport is not None
         self._method, self._limit_s, self._head_bytes = method, limit_s, 0
         answer = self._answer = Answer(self)
         self._wind(limit_s)
-        if len(body) < READ_AHEAD_BYTES:
+        if isinstance(body, Spliced):
+            self._transport.write(message)
+            self._sending = self._loop.create_task(self._send(body))
+        elif len(body) < READ_AHEAD_BYTES:
             self._transport.write(message + body)
         else:
             self._transport.write(message)
@@ -190,6 +198,8 @@ class _Connection(asyncio.Protocol):
     def drop(self) -> None:
         """Close at once."""
         self.usable = False
+        if self._sending is not None:
+            self._sending.cancel()
         if self._transport is not None:
             self._transport.abort()
 
@@ -206,6 +216,8 @@ class _Connection(asyncio.Protocol):
         self.usable = False
         if self._timer is not None:
             self._timer.cancel()
+        if self._sending is not None:
+            self._sending.cancel()
         self._gone(self)
         answer, self._answer = self._answer, None
         if answer is None:
@@ -214,6 +226,14 @@ class _Connection(asyncio.Protocol):
             answer.end()
         else:
             answer.fail(TruncatedError(str(exc) if exc is not None else "the connection was closed before the answer was whole"))
+
+    def pause_writing(self) -> None:
+        self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        self._writable = None
 
     def data_received(self, data: bytes) -> None:
         answer = self._answer
@@ -272,6 +292,18 @@ class _Connection(asyncio.Protocol):
 
     # What they have in common.
 
+    async def _send(self, body: Spliced) -> None:
+        """A large body, read as upstream takes it; an answer may come meanwhile."""
+        assert self._transport is not None
+        try:
+            for piece in body.pieces():
+                self._transport.write(piece)
+                self._due = self._loop.time() + self._limit_s
+                await (self._writable or asyncio.sleep(0))  # a fast disk and a fast upstream leave the others their turn
+        except OSError as error:
+            self._break(f"the request's body cannot be read again: {error.strerror}")
+        self._sending = None
+
     def _whole(self, *, keep: bool) -> None:
         answer, self._answer = self._answer, None
         if answer is not None:
@@ -279,7 +311,7 @@ class _Connection(asyncio.Protocol):
         if self._paused and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
-        if keep and self.usable:
+        if keep and self.usable and self._sending is None:
             self._idle(self)
         else:
             self.drop()
@@ -313,12 +345,16 @@ class _Connection(asyncio.Protocol):
 class Pool:
     """Connections to every origin, kept while they are of use."""
 
-    def __init__(self, tls: ssl.SSLContext) -> None:
+    def __init__(self, tls: ssl.SSLContext, targets: Targets) -> None:
         self._tls = tls
+        self._unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._unverified.check_hostname = False
+        self._unverified.verify_mode = ssl.CERT_NONE  # for the channels of which the book says so
+        self._targets = targets
         self._waiting: dict[Origin, list[_Connection]] = {}
         self._all: set[_Connection] = set()
 
-    async def request(self, origin: Origin, method: bytes, message: bytes, body: bytes, limit_s: float) -> Answer:
+    async def request(self, origin: Origin, method: bytes, message: bytes, body: bytes | Spliced, limit_s: float) -> Answer:
         """Send a request and wait for its answer's head.
 
         Raises NotConnectedError where nothing was sent, TruncatedError where the connection broke, TimeoutError where
@@ -367,10 +403,15 @@ class Pool:
             if connection in waiting:
                 waiting.remove(connection)
 
-        tls = self._tls if origin.secure else None
+        tls = (self._tls if origin.verified else self._unverified) if origin.secure else None
+
+        async def connect(address: str) -> _Connection:
+            name = origin.host if tls is not None else None
+            return (await loop.create_connection(lambda: _Connection(idle, gone), address, origin.port, ssl=tls, server_hostname=name))[1]
+
         try:
             async with asyncio.timeout(within_s):
-                _, connection = await loop.create_connection(lambda: _Connection(idle, gone), origin.host, origin.port, ssl=tls)
+                connection = await self._targets.connected(origin.host, origin.port, connect)
         except TimeoutError:
             raise NotConnectedError(f"no connection to {origin.authority} within {within_s:g} s") from None
         except (OSError, UnicodeError) as error:

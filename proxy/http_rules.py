@@ -1,13 +1,15 @@
 """What an HTTP/1.1 head must be so that two readers cannot take it for different messages, and how ours are written.
 
-The parser refuses what is no HTTP (two lengths, a length beside chunks, folded lines, bare CR or LF, NUL); what is HTTP
-and still means something else to the next hop is refused here (RFC 9112, sections 3.2, 6.1 and 6.3).
+The parser refuses what is no HTTP (two lengths, a length beside chunks, folded lines, bare CR or LF, NUL); what it takes
+and another reader may take otherwise is for `heads` to tell, the same for both doors; the rest is refused here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from http import HTTPStatus
+
+from proxy import heads
 
 RawHeaders = list[tuple[bytes, bytes]]
 
@@ -22,9 +24,9 @@ def values(headers: RawHeaders, name: bytes) -> list[bytes]:
     return [value for key, value in headers if len(key) == len(name) and key.lower() == name]
 
 
-def refused(version: str, target: bytes, headers: RawHeaders) -> tuple[int, str] | None:
+def refused(method: bytes, target: bytes, version: str, headers: RawHeaders) -> tuple[int, str] | None:
     """The status and the words for a head that may not pass; None for one that may."""
-    hosts = codings = 0
+    hosts = 0
     size = len(target)
     for name, value in headers:
         size += len(name) + len(value)
@@ -33,19 +35,16 @@ def refused(version: str, target: bytes, headers: RawHeaders) -> tuple[int, str]
         match len(name):
             case 4 if name.lower() == b"host":
                 hosts += 1
-            case 17 if name.lower() == b"transfer-encoding":
-                codings += 1
-                if value.strip().lower() != b"chunked" or codings > 1 or version != "1.1":
-                    return 400, "a request's body may be chunked, and in no other transfer coding; and not before HTTP/1.1"
             case 6 if name.lower() == b"expect" and value.strip().lower() != b"100-continue":
                 return 417, "nothing but 100-continue can be expected here"
-    if hosts > 1 or (hosts == 0 and version == "1.1"):
-        return 400, "a request has one Host header"
+    if hosts == 0 and version == "1.1":
+        return 400, "a request has a Host header"
     if size > MAX_HEAD_BYTES:
         return 431, "the headers are longer than 256 KiB"
     if version not in ("1.0", "1.1"):
         return 505, "this door speaks HTTP/1.1"
-    return None
+    why = heads.parsed_fault(method, target, headers, chunks=version == "1.1")
+    return None if why is None else (400, why)
 
 
 def is_websocket(method: bytes, headers: RawHeaders) -> bool:

@@ -14,8 +14,11 @@ from typing import Any, Protocol, cast
 
 import httptools
 
-from proxy import answers
+from proxy import answers, progress
+from proxy.admission import Admission
+from proxy.guard import headers_of
 from proxy.http_rules import MAX_HEAD_BYTES, RawHeaders, has_body, head_of, is_websocket, refused, values
+from proxy.permissions import Refusal
 
 IDLE_S = 75.0  # for the next head of a connection to be whole
 LINGER_S = 2.0  # for a client that is refused to hear so
@@ -42,6 +45,9 @@ class Call(Protocol):
     def run(self) -> Coroutine[Any, Any, None]:
         """The body is whole: answer."""
 
+    def cut(self, status: int, words: str) -> None:
+        """The rest of its body cannot be heard, instead of `run`: the connection itself answers with this."""
+
     def left(self) -> None:
         """The client's connection is lost; before `run` or while it runs."""
 
@@ -63,6 +69,7 @@ class Connection(asyncio.Protocol):
         self.door = door
         self.peer: tuple[str, int] | None = None
         self.lost = False
+        self.placed = False  # among as many as are taken in
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._heard: deque[_Heard] = deque()  # the first is being answered, or its body is still coming
@@ -71,14 +78,15 @@ class Connection(asyncio.Protocol):
         self._target = b""
         self._headers: RawHeaders = []
         self._coming: _Heard | None = None  # the request whose body the parser reads
-        self._refusal: tuple[int, str] | None = None
+        self._refusal: Refusal | None = None
         self._upgrade = False  # the last head asks for a WebSocket
         self._last = False  # nothing is heard after the request that is heard now
         self._reading = True
         self._writable: asyncio.Future[None] | None = None
         self._paused = False
         self._due = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._requests = 0
+        self._progress = progress.Progress()
         self._out = b""  # the answer's head, until its first bytes go with it
         self._chunked = False
         self._bodiless = False
@@ -89,13 +97,15 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's has another base class
         self.peer = transport.get_extra_info("peername")
         self.door.connections.add(self)
+        self.placed = self.door.admission.enter()
         self._await_head()
+        if self.door.admission.overrun:
+            self.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.lost = True
         self.door.connections.discard(self)
-        if self._timer is not None:
-            self._timer.cancel()
+        self.door.admission.leave(self.placed)
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
         if self._heard and self._heard[0].call is not None:
@@ -113,6 +123,7 @@ class Connection(asyncio.Protocol):
         if self._last:
             return
         rest = b""
+        self._progress.received(len(data))
         if self._coming is None:
             self._head_bytes += len(data)
         try:
@@ -124,11 +135,11 @@ class Connection(asyncio.Protocol):
                 return
         except httptools.HttpParserError as error:
             if not self._upgrade and self._refusal is None and not self._last:
-                self._refusal = (400, f"this request cannot be read: {error}")
+                self._refusal = _unheard(400, f"this request cannot be read: {error}")
         if self._upgrade:
             self._hand_over(rest)
         elif self._refusal is None and self._coming is None and self._head_bytes > MAX_HEAD_BYTES:
-            self._refusal = (431, "the headers are longer than 256 KiB")
+            self._refusal = _unheard(431, "the headers are longer than 256 KiB")
         if self._refusal is not None:
             self._refuse()
 
@@ -147,9 +158,11 @@ class Connection(asyncio.Protocol):
         self._target, self._headers, self._head_bytes = b"", [], 0
         if self._refusal is not None or self._upgrade:
             return  # what follows them is not heard
-        self._refusal = refused(head.version, head.target, head.headers)
-        if self._refusal is None and head.method == b"CONNECT":
-            self._refusal = (405, "this door is a base URL and no tunnel")
+        self._requests += 1
+        why = refused(head.method, head.target, head.version, head.headers)
+        if why is None and head.method == b"CONNECT":
+            why = (405, "this door is a base URL and no tunnel")
+        self._refusal = _unheard(*why) if why is not None else self.door.judge(self, head)
         if self._refusal is not None:
             return
         self._coming = _Heard(head)
@@ -200,7 +213,7 @@ class Connection(asyncio.Protocol):
             framing = b"Transfer-Encoding: chunked\r\n\r\n"
         elif not sized and not self._bodiless:
             head.keep_alive = False  # its end is the connection's
-        if self.door.leaving:
+        if self.door.admission.leaving:
             head.keep_alive = False
         if head.version == "1.0" and head.keep_alive:
             framing = b"Connection: keep-alive\r\n" + framing
@@ -259,6 +272,16 @@ class Connection(asyncio.Protocol):
         if not self._heard:
             self.transport.close()
 
+    def look(self) -> None:
+        """Once a tick: let go of a client that does not get on with its request, or begins none."""
+        if self._last:
+            return
+        if self._progress.stalled(self._pending()):
+            self._refusal = _unheard(408, "the request took too long to come")
+            self._refuse()
+        elif not self._heard and asyncio.get_running_loop().time() >= self._due:
+            self.transport.close()
+
     # What goes on between the requests.
 
     def _hear(self, heard: _Heard) -> None:
@@ -295,7 +318,7 @@ class Connection(asyncio.Protocol):
             self.abort()
         elif self.lost:
             return
-        elif not heard.head.keep_alive:
+        elif not heard.head.keep_alive or self.door.admission.leaving:
             self.transport.close()
         elif self._heard:
             self._begin(self._heard[0])
@@ -308,32 +331,25 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
 
     def _await_head(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._due = loop.time() + IDLE_S
-        if self._timer is None:
-            self._timer = loop.call_at(self._due, self._look_at_the_clock)
+        self._due = asyncio.get_running_loop().time() + IDLE_S
 
-    def _look_at_the_clock(self) -> None:
-        """One timer for the connection's life: it goes off seldom, and only then asks what is due."""
-        loop = asyncio.get_running_loop()
-        if not self._heard and loop.time() >= self._due:
-            self.transport.close()
-            return
-        self._timer = loop.call_at(max(self._due, loop.time() + 1.0), self._look_at_the_clock)
+    def _pending(self) -> progress.Part | None:
+        """What the client owes; nothing while it waits for us."""
+        if not self._heard:
+            return ("head", self._requests) if self._head_bytes else None
+        return ("body", self._requests) if self._coming is self._heard[0] else None
 
     def _refuse(self) -> None:
         """Answer what cannot be heard, after what was heard before it; nothing after it is heard."""
         self._last = True
         if self._heard and not self._heard[-1].whole:
             broken = self._heard.pop()
-            if broken.call is not None:
-                broken.call.left()
+            if broken.call is not None and self._refusal is not None:
+                broken.call.cut(self._refusal.status, self._refusal.words)
         if self._heard or self._refusal is None or self.lost:
             return
-        status, words = self._refusal
-        self._heard.append(_Heard(Head(b"POST", b"", "1.1", [], keep_alive=False)))
-        self.answer(status, [(b"Content-Type", b"application/json")], answers.body(words, "invalid_request_error", "bad_request"))
-        self._heard.clear()
+        why = self._refusal
+        self.transport.write(answers.raw(why.status, why.words, headers_of(why), why.code))
         if self.transport.can_write_eof():
             self.transport.write_eof()  # closed at once, what the client still sends would take the answer from it (RFC 9112, section 9.6)
         asyncio.get_running_loop().call_later(LINGER_S, self.transport.close)
@@ -349,12 +365,10 @@ class Connection(asyncio.Protocol):
     def _hand_over(self, rest: bytes) -> None:
         """From this head on, the connection is the WebSocket server's."""
         if self._heard or self._coming is None:
-            self._refusal = (400, "a WebSocket needs a connection of its own")
+            self._refusal = _unheard(400, "a WebSocket needs a connection of its own")
             return
-        if self._timer is not None:
-            self._timer.cancel()
         self.door.connections.discard(self)
-        successor = self.door.upgraded()
+        successor = self.door.upgraded(lambda: self.door.admission.leave(self.placed))
         self.transport.set_protocol(successor)
         successor.connection_made(self.transport)
         successor.data_received(_bytes_of(self._coming.head) + rest)
@@ -365,23 +379,46 @@ def _bytes_of(head: Head) -> bytes:
     return b"".join([*lines, b"\r\n"])
 
 
-class Server:
-    """Every connection of a door. `begin` makes a Call of a head; `upgraded` makes the protocol that serves WebSockets."""
+def _unheard(status: int, words: str) -> Refusal:
+    return Refusal(status, answers.REASONS.get(status, "bad_request"), words)
 
-    def __init__(self, begin: Callable[[Connection, Head], Call], upgraded: Callable[[], asyncio.Protocol]) -> None:
+
+class Server:
+    """Every connection of a door.
+
+    `judge` says why a head is not taken, whatever it asks for; `begin` makes a Call of one that is. `upgraded` makes the
+    protocol that serves a WebSocket, which calls what it is given when its connection is lost.
+    """
+
+    def __init__(
+        self,
+        admission: Admission,
+        judge: Callable[[Connection, Head], Refusal | None],
+        begin: Callable[[Connection, Head], Call],
+        upgraded: Callable[[Callable[[], None]], asyncio.Protocol],
+    ) -> None:
+        self.admission = admission
+        self.judge = judge
         self.begin = begin
         self.upgraded = upgraded
         self.connections: set[Connection] = set()
-        self.leaving = False
+        self._sweeping = asyncio.get_running_loop().create_task(self._sweep())
+
+    async def _sweep(self) -> None:
+        """One task for all connections, where each would need a timer."""
+        while True:
+            await asyncio.sleep(progress.TICK_S)
+            for connection in list(self.connections):
+                connection.look()
 
     def leave(self) -> None:
-        """Let every connection end with the request that is heard now."""
-        self.leaving = True
+        """Let every connection end with the request that is heard now; Admission knows that no other is taken."""
         for connection in list(self.connections):
             connection.leave()
 
     async def stop(self) -> None:
         """Break off what is left."""
+        self._sweeping.cancel()
         tasks = [connection._task for connection in self.connections if connection._task is not None]  # noqa: SLF001 - of one piece
         for connection in list(self.connections):
             connection.abort()

@@ -22,12 +22,13 @@ from proxy.decoding import DecodingError, decoded
 from proxy.desk import Desk, Refused
 from proxy.exchange import AttemptCapture, Client, Exchange, RequestHead
 from proxy.headers import ID_HEADER, pairs, passed_on, sent_headers, text, with_credential
+from proxy.held import Spliced
 from proxy.http_client import Answer, Origin, Pool, origin_of
 from proxy.http_rules import RawHeaders, values
 from proxy.http_server import Connection, Head
 from proxy.permissions import Permissions, Refusal
 from proxy.routing import Failure, Next, NoRouteError, Plans, Route, Target
-from proxy.splice import set_form_field, set_member
+from proxy.splice import FORM_HEAD_BYTES, set_form_field, set_member
 from proxy.upstream import BROKEN, NotConnectedError, what_failed
 from schemas.records import Instant, Record, Request
 
@@ -43,6 +44,10 @@ def is_below_base(path: str) -> bool:
     """Whether a path lies below the base path, and no dot segment leads out of it again."""
     segments = unquote(path).split("/")
     return path == BASE_PATH or (path.startswith(BASE_PATH + "/") and not {".", ".."} & set(segments))
+
+
+def _is_form(headers: CIMultiDict[str]) -> bool:
+    return headers.get("content-type", "").lower().startswith("multipart/form-data")
 
 
 class _CannotChangeError(Exception):
@@ -64,7 +69,7 @@ class Ways:
         channel = target.channel
         found = self.origins.get(channel.name)
         if found is None:
-            found = self.origins[channel.name] = origin_of(channel.base_url)
+            found = self.origins[channel.name] = origin_of(channel.base_url, verified=not channel.tls_unverified)
         return found
 
 
@@ -76,8 +81,8 @@ class Passage:
         self._desk = ways.desk
         self._connection = connection
         self._method = head.method
-        self._body = b""
-        self._pieces: list[bytes] = []
+        self._body = ways.desk.held_body()
+        self._not_held: str | None = None  # why the body could not be
         self._message: dict[str, Any] | None = None
         self._usage_wanted = False
         self._started = False
@@ -96,7 +101,15 @@ class Passage:
     def body(self, data: bytes) -> None:
         """The next bytes of the request's body."""
         self._exchange.request_chunk(data)
-        self._pieces.append(data)
+        try:
+            if self._not_held is None:
+                self._body.take(data)
+        except OSError as error:
+            self._not_held = error.strerror
+
+    def cut(self, status: int, words: str) -> None:
+        """The rest of its body cannot be heard, and the connection says so."""
+        self._record_unheard(status, words, None)
 
     def left(self) -> None:
         """The client's connection is lost: a fact of the live attempt, and the start of the book's limit on reading on."""
@@ -104,9 +117,7 @@ class Passage:
             return
         self._gone_at = now = self._desk.now()
         if not self._running:
-            exchange = self._exchange
-            gone = exchange.own_answer(None, "refused", "the client left before its request was complete", now, client_gone_at=now)
-            self._desk.record([exchange.request_end(), *exchange.request_body(now), gone])
+            self._record_unheard(None, "the client left before its request was complete", now)
             return
         if self._attempt is not None and not self._attempt.finished:
             self._attempt.client_gone(now)
@@ -115,12 +126,27 @@ class Passage:
             with contextlib.suppress(RuntimeError):  # nobody waits for upstream just now
                 self._patience.reschedule(asyncio.get_running_loop().time() + limit_s)
 
+    def _record_unheard(self, status: int | None, words: str, gone_at: Instant | None) -> None:
+        exchange, now = self._exchange, self._desk.now()
+        answer = exchange.own_answer(status, "refused", words, now, client_gone_at=gone_at)
+        self._desk.record([exchange.request_end(), *exchange.request_body(now), answer])
+        self._body.close()
+
     async def run(self) -> None:
-        """The request is whole: try its channels in order, relay the answer."""
-        exchange, desk = self._exchange, self._desk
+        """The request is whole: answer it, then let go of its body."""
         self._running = True
-        self._body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
+        try:
+            await self._run()
+        except Refused as refused:
+            self._answer(503, str(refused), "server_error", "not_recorded")
+        finally:
+            self._body.close()
+
+    async def _run(self) -> None:
+        """Try the channels in order, relay the answer. Raises Refused where nothing may be sent."""
+        exchange, desk = self._exchange, self._desk
+        if self._not_held is not None:
+            raise Refused(f"this request cannot be held ({self._not_held}), so it was not sent")
         record = self._record = exchange.request_end()
         self._message = exchange.message
         self._usage_wanted = usage_option.wanted(self._head.path, self._message)
@@ -139,10 +165,7 @@ class Passage:
         if isinstance(targets, Refusal):
             self._refuse(opened, targets.status, targets.words, targets.code)
             return
-        try:
-            await self._try_channels(Route(targets), opened)
-        except Refused as refused:
-            self._answer(503, str(refused), "server_error", "not_recorded")
+        await self._try_channels(Route(targets), opened)
 
     async def _try_channels(self, route: Route, opened: list[Record]) -> None:
         """Attempt after attempt until one has an answer to relay, or none is left."""
@@ -200,7 +223,7 @@ class Passage:
             self._exhausted(attempt, failure, words)
         return step
 
-    def _open(self, step: Next) -> tuple[AttemptCapture, bytes, CIMultiDict[str] | None]:
+    def _open(self, step: Next) -> tuple[AttemptCapture, bytes | Spliced, CIMultiDict[str] | None]:
         """The attempt's record, and the body and headers it sends (None: the channel's credential is not set)."""
         target, record = step.target, self._record
         assert record is not None
@@ -221,13 +244,15 @@ class Passage:
         )
         return attempt, body, headers
 
-    def _changed_body(self, target: Target, headers: CIMultiDict[str]) -> tuple[bytes, list[str]]:
+    def _changed_body(self, target: Target, headers: CIMultiDict[str]) -> tuple[bytes | Spliced, list[str]]:
         """The body as this channel is to get it, and what was changed. Raises _CannotChangeError for a model that cannot be."""
         renamed = target.sent_model if target.sent_model != self._exchange.model else None
         asks = self._usage_wanted and target.channel.inject_usage
+        body, modified = self._body.whole(), list[str]()
+        if body is None:
+            return self._spliced(renamed, headers)
         if renamed is None and not asks:
-            return self._body, []
-        body, modified = self._body, []
+            return body, []
         try:
             if "content-encoding" in headers:
                 body = decoded(", ".join(headers.getall("content-encoding")), body)
@@ -235,12 +260,11 @@ class Passage:
                 body = usage_option.asked(body, self._message)
                 modified += ["stream_options", "accept_encoding"]
             if renamed is not None:
-                form = headers.get("content-type", "").lower().startswith("multipart/form-data")
-                body = (set_form_field if form else set_member)(body, "model", renamed)
+                body = (set_form_field if _is_form(headers) else set_member)(body, "model", renamed)
                 modified.append("model")
         except (ValueError, DecodingError) as error:
             if renamed is None:
-                return self._body, []
+                return self._body.whole() or b"", []
             raise _CannotChangeError(f"the model in this body cannot be changed to {renamed!r}: {error}") from None
         if "content-encoding" in headers:
             del headers["content-encoding"]
@@ -249,18 +273,30 @@ class Passage:
             headers["Accept-Encoding"] = "identity"  # a frame cannot be taken out of a compressed stream
         return body, modified
 
-    async def _send(self, target: Target, body: bytes, headers: CIMultiDict[str] | None) -> Answer:
+    def _spliced(self, renamed: str | None, headers: CIMultiDict[str]) -> tuple[Spliced, list[str]]:
+        """The same for a body too large to be read whole: a form names its model ahead of its file."""
+        if renamed is None:
+            return Spliced(self._body), []
+        if not _is_form(headers) or "content-encoding" in headers:
+            raise _CannotChangeError(f"the model in this body cannot be changed to {renamed!r}: it is too large, and no plain form")
+        start = self._body.start(FORM_HEAD_BYTES)
+        try:
+            return Spliced(self._body, set_form_field(start, "model", renamed), len(start)), ["model"]
+        except ValueError as error:
+            raise _CannotChangeError(f"the model in this body cannot be changed to {renamed!r}: {error}") from None
+
+    async def _send(self, target: Target, body: bytes | Spliced, headers: CIMultiDict[str] | None) -> Answer:
         """Send one try and wait for its head. Raises one of BROKEN."""
         if headers is None:
-            raise NotConnectedError(f"{target.channel.api_key_env}, which holds this channel's credential, is not set")
+            raise NotConnectedError(f"{target.channel.api_key_env}, which holds this channel's credential, is not set or is no key")
         origin = self._ways.origin(target)
+        path = origin.path + self._head.path.removeprefix(BASE_PATH)
         query = f"?{self._head.query}" if self._head.query else ""
-        lines = [
-            f"{self._head.method} {origin.path}{self._head.path.removeprefix(BASE_PATH) or '/'}{query} HTTP/1.1\r\nHost: {origin.authority}"
-        ]
+        lines = [f"{self._head.method} {path or '/'}{query} HTTP/1.1\r\nHost: {origin.authority}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
-        if body or self._method in _WITH_LENGTH:
-            lines.append(f"Content-Length: {len(body)}")
+        size = body.size if isinstance(body, Spliced) else len(body)
+        if size or self._method in _WITH_LENGTH:
+            lines.append(f"Content-Length: {size}")
         lines.append("\r\n")
         message = "\r\n".join(lines).encode("utf-8", "surrogateescape")
         return await self._ways.pool.request(origin, self._method, message, body, target.channel.timeout_s)
@@ -292,6 +328,8 @@ class Passage:
         """Pass the answer on as it comes; once the client has gone, read on for the usage, within the book's limit."""
         desk, connection = self._desk, self._connection
         self._started = True
+        if self._body.whole() is not None:
+            self._body.close()  # a long answer need not hold it in memory; of a larger one, some may still be on its way
         plain = all(value.strip().lower() == b"identity" for value in values(answer.headers, b"content-encoding"))
         hide = "stream_options" in attempt.opened.modified and attempt.streamed and plain
         hidden = usage_option.UsageFrameFilter() if hide else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import ssl
@@ -16,16 +17,22 @@ from typing import Protocol
 
 import uvloop
 
+from proxy.access import Access
 from proxy.admin import AdminPort, Figures, figures_of
+from proxy.admission import Admission, memory_limit, places_of, raise_file_limit
 from proxy.authority import ensure_ca, upstream_roots
 from proxy.clock import Clock
 from proxy.desk import Desk
 from proxy.exchange import Recording
-from proxy.forward import ForwardDoor, ForwardSettings
+from proxy.forward import ForwardDoor, ForwardSettings, Hosts
 from proxy.gateway import GatewayDoor
+from proxy.guard import Guard
 from proxy.journal import PROXY_SLOT, Journal
+from proxy.pulse import Pulse
+from proxy.relay import cancelled
 from proxy.renewal import Renewal
 from proxy.routing import Plans
+from proxy.targets import Targets
 from schemas.book import load_book
 from schemas.fingerprint import home_key
 from schemas.home import Home
@@ -47,7 +54,7 @@ class Settings:
     upstream_ca: Path | None = None
     forward_modes: tuple[str, ...] = ("regular",)
     slot: str = PROXY_SLOT
-    shared: bool = False  # other workers listen on the same ports
+    workers: int = 1  # that listen on the same ports
 
 
 class Door(Protocol):
@@ -64,12 +71,14 @@ class Running:
 
     desk: Desk
     journal: Journal
+    admission: Admission
+    pulse: Pulse
     renewal: Renewal | None
     addresses: dict[str, str]
 
     def figures(self) -> Figures:
         """What is counted now."""
-        return figures_of(self.desk, self.journal)
+        return figures_of(self.desk, self.journal, self.admission, self.pulse)
 
     async def until(self, stopped: asyncio.Event) -> None:
         """Serve until the event, with a look at the clock and the keys now and then."""
@@ -110,30 +119,43 @@ async def opened(settings: Settings) -> AsyncIterator[Running]:
     """Both doors on one journal, from when they accept; they drain when the block ends."""
     home = settings.home
     book = load_book(home.book)
+    # Open files are counted by process; the machine's memory is all workers' together.
+    admission = Admission(places_of(raise_file_limit()), memory_limit() // settings.workers)
+    guard = Guard(Access.of(settings.host, book.settings.allowed_clients, os.environ), admission, Targets(book))
+    shared = settings.workers > 1
     journal = Journal(home, settings.slot)
     try:
         desk = Desk(book, Recording(home_key(home), book.settings.capture.bodies == "keep"), journal, Clock())
-        ensure_ca(home)
+        ensure_ca(home, book.tls_hosts)
         bundle = upstream_roots(home, os.environ, settings.upstream_ca)
         doors: dict[str, Door] = {}
         renewal: Renewal | None = None
         if settings.gateway_port is not None:
             tls = ssl.create_default_context(cafile=str(bundle))
-            gateway = GatewayDoor(settings.host, settings.gateway_port, desk, Plans(book), tls, shared=settings.shared)
+            gateway = GatewayDoor(settings.host, settings.gateway_port, desk, Plans(book), tls, guard, shared=shared)
             renewal = Renewal(home, gateway.permissions, desk)
             await renewal.check()
             doors["gateway"] = gateway
         if settings.forward_port is not None:
-            forward = ForwardSettings(settings.host, settings.forward_port, settings.forward_modes, home.ca, bundle, settings.shared)
-            doors["forward"] = ForwardDoor(forward, book, desk)
+            forward = ForwardSettings(settings.host, settings.forward_port, settings.forward_modes, home.ca, bundle, shared)
+            doors["forward"] = ForwardDoor(forward, Hosts(book), desk, guard)
         async with contextlib.AsyncExitStack() as stack:
             addresses = {}
             for name, door in doors.items():
                 port = await door.start()
                 stack.push_async_callback(door.stop)
                 addresses[name] = f"http://{shown(settings.host)}:{port}"
+            unverified = [channel.name for channel in book.channels if channel.tls_unverified]
+            for name in unverified:
+                sys.stderr.write(f"warning: the certificate of channel {name} is NOT verified (tls_unverified in channels.toml)\n")
+            await journal.append([desk.event("tls_unverified", channel=name) for name in unverified])
             await journal.append([desk.event("proxy_started", book=book.digest, torn_bytes=journal.truncated_bytes, **addresses)])
-            yield Running(desk, journal, renewal, addresses)
+            pulse = Pulse(admission)
+            looking = asyncio.create_task(pulse.run())
+            stack.push_async_callback(cancelled, looking)
+            gc.freeze()  # what the imports and the book made stays; to look through it again and again finds nothing
+            yield Running(desk, journal, admission, pulse, renewal, addresses)
+            admission.leaving = True
             await _drain(desk, list(doors.values()))
             for attempt in list(desk.live):  # before the doors cut them, which would look as if the client had left
                 desk.close(attempt, "proxy_stopped", relayed=True)

@@ -22,6 +22,7 @@ from proxy.headers import HOP_HEADERS, pairs, sent_headers, with_credential
 from proxy.permissions import Refusal
 from proxy.redact import SECRET_SUBPROTOCOLS
 from proxy.routing import Next, Route, Target
+from proxy.targets import Targets
 from proxy.upstream import BROKEN, CONNECT_TIMEOUT_S, NotConnectedError, session, what_failed
 from schemas.records import Record
 
@@ -89,10 +90,10 @@ class _UpgradeAnswer(ClientResponse):
 class Upgrades:
     """The gateway's client for WebSockets."""
 
-    def __init__(self, desk: Desk, base_path: str, tls: ssl.SSLContext) -> None:
+    def __init__(self, desk: Desk, base_path: str, tls: ssl.SSLContext, targets: Targets) -> None:
         self._desk = desk
         self._base_path = base_path
-        self._session = session(tls, response_class=_UpgradeAnswer, timeout=aiohttp.ClientTimeout(total=None))
+        self._session = session(tls, targets, response_class=_UpgradeAnswer, timeout=aiohttp.ClientTimeout(total=None))
 
     async def close(self) -> None:
         """Close what is left."""
@@ -171,7 +172,7 @@ class Upgrades:
         if target.channel.api_key_env is not None:
             protocols = [protocol for protocol in protocols if not protocol.startswith(SECRET_SUBPROTOCOLS)]
             if with_credential(headers, os.environ.get(target.channel.api_key_env)) is None:
-                raise NotConnectedError(f"{target.channel.api_key_env}, which holds this channel's credential, is not set")
+                raise NotConnectedError(f"{target.channel.api_key_env}, which holds this channel's credential, is not set or is no key")
         async with asyncio.timeout(min(CONNECT_TIMEOUT_S, target.channel.timeout_s)):
             socket = await self._session.ws_connect(
                 self._url(exchange, target),
@@ -182,6 +183,7 @@ class Upgrades:
                 compress=_WINDOW_BITS if deflate else 0,
                 max_msg_size=MAX_MESSAGE_BYTES,
                 decode_text=False,
+                ssl=not target.channel.tls_unverified,
             )
         answer = socket._response  # noqa: SLF001 - the only way to the answer's own headers
         attempt.head(answer.status, pairs(answer.raw_headers), self._desk.now())

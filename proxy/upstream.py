@@ -8,6 +8,7 @@ from typing import Any
 import aiohttp
 
 from proxy.routing import Failure
+from proxy.targets import Resolver, Targets
 
 HEADER_LIMIT = 64 << 10
 CONNECT_TIMEOUT_S = 30.0
@@ -18,10 +19,10 @@ class NotConnectedError(ConnectionError):
     """No connection was made, so nothing was sent."""
 
 
-def session(tls: ssl.SSLContext, **more: Any) -> aiohttp.ClientSession:
+def session(tls: ssl.SSLContext, targets: Targets, **more: Any) -> aiohttp.ClientSession:
     """The client for WebSockets, which adds nothing to what it sends and takes nothing away from what it gets."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ssl=tls, ttl_dns_cache=30),
+        connector=aiohttp.TCPConnector(limit=0, ssl=tls, resolver=Resolver(targets), use_dns_cache=False),
         auto_decompress=False,
         trust_env=False,  # our own traffic must not pass a proxy of the environment, which may be the other door
         cookie_jar=aiohttp.DummyCookieJar(),

@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 import uvloop
 
-from proxy.admin import AdminPort, Figures
+from proxy.admin import GAUGES, AdminPort, Figures
 from proxy.journal import slot_of
 from proxy.ports import reserve
 from proxy.relay import cancelled
@@ -41,7 +41,7 @@ class Worker:
     """One worker process and its successors on the same slot."""
 
     def __init__(self, settings: Settings, number: int) -> None:
-        self._settings = dataclasses.replace(settings, slot=slot_of(number), shared=True)
+        self._settings = dataclasses.replace(settings, slot=slot_of(number))
         self._process: asyncio.subprocess.Process | None = None
         self._asking = asyncio.Lock()
         self._last: Figures = {}
@@ -67,7 +67,7 @@ class Worker:
             assert self._process is not None
             await self._process.wait()
             # What it counted of the past is still true; what was live in it is not.
-            self._before.update({name: value for name, value in self._last.items() if not name.startswith("live_")})
+            self._before.update({name: value for name, value in self._last.items() if name not in GAUGES})
             self._last = {}
             await asyncio.sleep(RESTART_S)
             try:
@@ -102,12 +102,12 @@ class Worker:
         return found
 
 
-def supervise(settings: Settings, count: int, say: Callable[[str], None]) -> int:
-    """Serve with so many workers until SIGTERM or SIGINT, then drain them; 0. Raises LedgerError subclasses."""
-    return uvloop.run(_supervise(settings, count, say))
+def supervise(settings: Settings, say: Callable[[str], None]) -> int:
+    """Serve with several workers until SIGTERM or SIGINT, then drain them; 0. Raises LedgerError subclasses."""
+    return uvloop.run(_supervise(settings, say))
 
 
-async def _supervise(settings: Settings, count: int, say: Callable[[str], None]) -> int:
+async def _supervise(settings: Settings, say: Callable[[str], None]) -> int:
     stopped, sealer = stop_signal(), Sealer(settings.home)
     with contextlib.ExitStack() as ports:
         addresses = {}
@@ -117,7 +117,7 @@ async def _supervise(settings: Settings, count: int, say: Callable[[str], None])
                 held = ports.enter_context(reserve(door, settings.host, port, shared=True))
                 addresses[door] = held.getsockname()[1]
         settings = dataclasses.replace(settings, gateway_port=addresses.get("gateway"), forward_port=addresses.get("forward"))
-        workers = [Worker(settings, number) for number in range(count)]
+        workers = [Worker(settings, number) for number in range(settings.workers)]
         async with AdminPort(settings.admin_port, _summed(workers)) as admin:
             try:
                 await workers[0].start()  # makes what a home lacks, and meets what is wrong with it, before the others do

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 
@@ -14,6 +15,7 @@ from schemas.bookfile import BookError, Problem, TomlFile, read_toml
 from schemas.booktables import book_tables
 from schemas.dated import Row
 from schemas.fx import Fx, fx_of, too_large
+from schemas.hosts import split_host
 from schemas.policies import Policy, policies_of
 from schemas.rates import Rate, rates_of
 from schemas.registry import (
@@ -80,6 +82,14 @@ class Book:
     def channel(self, name: str) -> Channel | None:
         """The channel of this name."""
         return next((channel for channel in self.channels if channel.name == name), None)
+
+    @property
+    def tls_hosts(self) -> tuple[str, ...]:
+        """The hosts of all channels that are reached over TLS, without ports."""
+        channels = [channel for channel in self.channels if channel.base_url.startswith("https:")]
+        bases = (str(urlsplit(channel.base_url).hostname) for channel in channels)
+        more = (split_host(host)[0] for channel in channels for host in channel.hosts)
+        return tuple(dict.fromkeys([*bases, *more]))
 
     @property
     def currencies(self) -> tuple[str, ...]:

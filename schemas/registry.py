@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterable
 from datetime import datetime
@@ -87,6 +88,13 @@ def _host(value: str) -> str:
             "not a host or host:port", "write a host name without scheme or path, for example api.example.com or localhost:9000"
         )
     return value.lower()
+
+
+def _network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        raise RefusedError("not a network", "write an address, or a network such as 10.0.0.0/8 or fd00::/8") from None
 
 
 def _retry_on(value: Any) -> tuple[RetryOn, ...]:
@@ -193,6 +201,12 @@ class Settings(Entry):
     close_after_h: int = Field(default=24, ge=0, le=8760, description="hours after its end that a month may close")
     unknown_keys: Literal["record", "refuse"] = Field(default="record", description="a key that is not registered is recorded, or refused")
     second_person_above: Money | None = Field(default=None, description="an adjustment above this amount needs a second person")
+    private_hosts: tuple[Annotated[str, AfterValidator(_host)], ...] = Field(
+        default=(), description="hosts that may lie at private or loopback addresses, beside channels written as such"
+    )
+    allowed_clients: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
+        default=(), description="networks whose clients may use doors that listen beyond loopback"
+    )
     capture: Capture = Capture()
     forward: Forward = Forward()
     gateway: Gateway = Gateway()
@@ -222,6 +236,7 @@ class Channel(Entry):
     max_retries: int = Field(default=2, ge=0, le=10, description="tries again on this channel")
     retry_on: Conditions = RETRY_ON
     fallback_on: Conditions = FALLBACK_ON
+    tls_unverified: bool = Field(default=False, description="its certificate is not checked; told at each start and in data_quality")
     inject_usage: bool = Field(default=False, description="the gateway asks for usage in streams")
     usage_dialect: UsageDialect | None = Field(
         default=None, description="how this vendor reports usage, where it cannot be told from the message"

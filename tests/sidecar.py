@@ -123,11 +123,14 @@ def command(home: Home, *arguments: str) -> list[str]:
 
 
 @contextmanager
-def sidecar(home: Home, *arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[Sidecar]:
-    """`tokenledger proxy` on free ports; ended with SIGTERM, and killed only if that fails."""
+def sidecar(home: Home, *arguments: str, environment: Mapping[str, str] | None = None, before: str = "") -> Iterator[Sidecar]:
+    """`tokenledger proxy` on free ports; ended with SIGTERM, and killed only if that fails. `before` is Python that its process runs first."""
     ports = ("--gateway-port", "0", "--forward-port", "0", "--admin-port", "0")
+    words = command(home, "proxy", *ports, *arguments)
+    if before:
+        words = [sys.executable, "-c", f"{before}\nimport tokenledger\ntokenledger.main()", *words[3:]]
     process = subprocess.Popen(
-        command(home, "proxy", *ports, *arguments),
+        words,
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,

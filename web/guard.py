@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import logging
 import re
 import secrets
@@ -19,6 +18,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from schemas.errors import UsageError
+from schemas.hosts import is_loopback
 
 _log = logging.getLogger(__name__)
 
@@ -48,16 +48,6 @@ class OpenBindError(UsageError):
             f"{host} is not a loopback address, and {TOKEN_VARIABLE} holds no token of 16 characters or more",
             f"export {TOKEN_VARIABLE}=$(openssl rand -hex 16), then start again; or leave --host out",
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 @dataclass(frozen=True, slots=True)

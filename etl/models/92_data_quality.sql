@@ -26,6 +26,14 @@ clock_steps as (
     from admin_events e left join book_period p on e.at >= p.starts_at and e.at < p.ends_at
     where e.event = 'clock_step'
 ),
+unverified as (
+    select
+        'tls_unverified' as kind, p.period, e.event_id as subject,
+        'the proxy started with a channel whose certificate it does not check: ' || coalesce(json_extract_string(e.facts, '$.channel'), '(unnamed)') as detail,
+        cast(1 as bigint) as rows, false as blocks_close
+    from admin_events e left join book_period p on e.at >= p.starts_at and e.at < p.ends_at
+    where e.event = 'tls_unverified'
+),
 faulty_entries as (
     select 'faulty_entry' as kind, p.period, e.event_id as subject, e.event || ' is not booked: ' || e.fault as detail, cast(1 as bigint) as rows, true as blocks_close
     from admin_events e left join book_period p on e.at >= p.starts_at and e.at < p.ends_at
@@ -221,6 +229,7 @@ found as (
     select * from at_source
     union all select * from loss_events
     union all select * from clock_steps
+    union all select * from unverified
     union all select * from faulty_entries
     union all select * from open_holds
     union all select * from reservations

@@ -8,13 +8,17 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 import orjson
 
-from proxy.authority import ensure_ca, write_bundle
+from proxy.access import TOKEN_VARIABLE
+from proxy.authority import ensure_ca, fingerprint_of, write_bundle
+from schemas.book import load_book
 from schemas.errors import UsageError
 from schemas.home import Home
+from schemas.hosts import is_loopback
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -104,8 +108,11 @@ def env(home: Home, host: str, forward_port: int, java: bool, remove: bool, as_j
         )
         return
     authority = f"[{host}]" if ":" in host else host
-    certificate = ensure_ca(home)
-    values = variables(f"http://{authority}:{forward_port}", certificate, write_bundle(home, os.environ), os.environ)
+    certificate = ensure_ca(home, load_book(home.book).tls_hosts)
+    token = os.environ.get(TOKEN_VARIABLE)
+    user = "" if is_loopback(host) or not token else f"tokenledger:{quote(token, safe='')}@"
+    bundle = write_bundle(home, certificate, os.environ)
+    values = variables(f"http://{user}{authority}:{forward_port}", certificate, bundle, os.environ)
     keytool = shutil.which("keytool")
     if java and keytool:
         store = java_store(certificate, keytool)
@@ -115,6 +122,7 @@ def env(home: Home, host: str, forward_port: int, java: bool, remove: bool, as_j
         return
     for name, value in values.items():
         click.echo(f"export {name}={shlex.quote(value)}")
+    click.echo(f"# the authority's SHA-256 is {fingerprint_of(certificate)}")
     if not java:
         click.echo("# Java reads none of these: add --java")
     elif not keytool:

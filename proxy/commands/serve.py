@@ -67,5 +67,6 @@ def proxy(
         admin_port=admin_port,
         upstream_ca=upstream_ca,
         forward_modes=forward_modes,
+        workers=workers,
     )
-    return run(settings, click.echo) if workers == 1 else supervise(settings, workers, click.echo)
+    return run(settings, click.echo) if workers == 1 else supervise(settings, click.echo)

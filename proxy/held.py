@@ -1,0 +1,85 @@
+"""A request's body until it is sent: in memory while it is small, beyond that in a file without a name, read anew for each try."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+MEMORY_BYTES = 16 << 20  # as much as the record keeps, in the same pieces
+PIECE_BYTES = 256 << 10
+
+
+class HeldBody:
+    """Takes pieces, then gives them out as often as asked. The file vanishes with the process, however that ends."""
+
+    def __init__(self, folder: Path, memory_bytes: int = MEMORY_BYTES) -> None:
+        self.size = 0
+        self._folder = folder
+        self._memory_bytes = memory_bytes
+        self._pieces: list[bytes] = []
+        self._file: IO[bytes] | None = None
+
+    def take(self, data: bytes) -> None:
+        """The next bytes. Raises OSError where the file cannot be written."""
+        self.size += len(data)
+        if self._file is None and self.size > self._memory_bytes:
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed with the body
+            self._file.writelines(self._pieces)
+            self._pieces.clear()
+        if self._file is None:
+            self._pieces.append(data)
+        else:
+            self._file.write(data)
+
+    def whole(self) -> bytes | None:
+        """The body in one piece; None if it is too large for that."""
+        if self._file is not None:
+            return None
+        if len(self._pieces) != 1:
+            self._pieces = [b"".join(self._pieces)]
+        return self._pieces[0]
+
+    def start(self, size: int) -> bytes:
+        """Its first bytes."""
+        if self._file is None:
+            return (self.whole() or b"")[:size]
+        self._file.seek(0)
+        return self._file.read(size)
+
+    def pieces(self, at: int = 0) -> Iterator[bytes]:
+        """Its bytes from there on, a piece at a time."""
+        if self._file is None:
+            yield (self.whole() or b"")[at:]
+            return
+        self._file.seek(at)
+        while piece := self._file.read(PIECE_BYTES):
+            yield piece
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._pieces.clear()
+        if self._file is not None:
+            self._file.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Spliced:
+    """A held body that is sent with other bytes in the place of its first ones."""
+
+    body: HeldBody
+    start: bytes = b""
+    replaced: int = 0
+
+    @property
+    def size(self) -> int:
+        """How many bytes are sent."""
+        return len(self.start) + self.body.size - self.replaced
+
+    def pieces(self) -> Iterator[bytes]:
+        """What is sent, a piece at a time."""
+        if self.start:
+            yield self.start
+        yield from self.body.pieces(self.replaced)
