@@ -44,6 +44,10 @@ REQUEST_PREFIXES = (
     "x-codex-",
     "x-openai-subagent",
 )
+# Addresses and words: what a query calls a secret is one here too.
+_FREE_TEXT = frozenset("baggage http-referer originator referer user-agent x-openrouter-title x-title".split())
+# Ids stay whole, whatever their shape: requests, retries and runs are grouped by them.
+_ID_NAME = re.compile(r".*[-_]id|idempotency-key|trace(?:parent|state)|.*-affinity|x-ledger-run")
 # By convention an agent tool names its session in x-<vendor>-session-id; that it groups requests is why it is kept.
 _SESSION_NAME = re.compile(r"x-[a-z0-9]+(?:-[a-z0-9]+)*-session-id")
 RESPONSE_HEADERS = frozenset(
@@ -78,18 +82,25 @@ _SECRET_NAME = re.compile(r"(?i)api[-_]?key|auth|(?<!first-)token(?!s|-count)|se
 _CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 # A browser cannot set headers on a WebSocket, so vendors take the key as one of the subprotocols that it offers.
 SECRET_SUBPROTOCOLS = ("openai-insecure-api-key.", "xai-client-secret.")
-_SECRET_PARAMETERS = frozenset(
-    "key api_key api-key apikey access_token token auth authorization sig signature secret client_secret password code x-api-key".split()
+_KEY_PARAMETERS = frozenset(
+    """key api_key api-key apikey access_token token auth authorization sig signature secret client_secret password code x-api-key
+    x-goog-api-key subscription-key subscription_key ocp-apim-subscription-key api_token""".split()
+)
+# These are secret too, but another one in each request, or none that names its bearer.
+_SECRET_PARAMETERS = _KEY_PARAMETERS | frozenset(
+    """x-amz-signature x-amz-credential x-amz-security-token awsaccesskeyid x-goog-signature x-goog-credential jwt id_token
+    refresh_token session_token bearer credential credentials passwd pwd""".split()
 )
 
-# How vendors' keys look: a short prefix with its separator, or Google's, or a JSON web token.
-_KEY_SHAPES = r"\b(?:(?i:sk|pk|rk|ak|key|gsk|xai|ghp|gho|hf|glpat)[-_]|AIza|eyJ)[A-Za-z0-9*][A-Za-z0-9_\-.*]{10,}"
+# How vendors' keys look: a short prefix with its separator, or Google's, Amazon's, GitHub's, or a JSON web token.
+_KEY_SHAPES = r"\b(?:(?i:sk|pk|rk|ak|key|gsk|xai|ghp|gho|hf|glpat)[-_]|AIza|AKIA|github_pat_|ya29\.|eyJ)[A-Za-z0-9*][A-Za-z0-9_\-.*]{10,}"
 _KEY_IN_NAME = re.compile(_KEY_SHAPES)
 _SECRETS_IN_TEXT = re.compile(
     r"(?i:\b(?:bearer|basic)\s+[^\s\"',;]{4,})"  # authorization values
     rf"|{_KEY_SHAPES}"
     r"|(?<![A-Za-z0-9])[A-Za-z0-9_\-]{40,}(?![A-Za-z0-9])"  # long opaque runs
 )
+_USER_IN_URL = re.compile(r"//[^/@\s]+@")
 MAX_TEXT = 500
 MAX_HEADER_VALUE = 4096
 
@@ -109,14 +120,24 @@ def _allowed(name: str, names: frozenset[str], prefixes: tuple[str, ...]) -> boo
     return (name in names or name.startswith(prefixes)) and not _SECRET_NAME.search(name)
 
 
-def _kept(headers: Headers, allowed: Callable[[str], bool], written: Callable[[str], str]) -> JsonText:
+def _kept(headers: Headers, allowed: Callable[[str], bool], written: Callable[[str, str], str]) -> JsonText:
     kept: dict[str, str] = {}
     for name, value in headers:
         lower = name.lower()
         if allowed(lower):
-            text = written(value)
+            text = written(lower, value)
             kept[lower] = f"{kept[lower]}, {text}" if lower in kept else text
     return JsonText(orjson.dumps(kept).decode())
+
+
+def _header_value(name: str, value: str) -> str:
+    """What is kept of a header: an id whole; else without keys, and of addresses and words without the secrets of a URL."""
+    if _ID_NAME.fullmatch(name):
+        return _storable(value[:MAX_HEADER_VALUE])
+    if name in _FREE_TEXT:
+        start, mark, rest = value.partition("?")
+        value = _USER_IN_URL.sub("//***@", f"{start}?{query(rest) or ''}" if mark else start)
+    return identifier(value, limit=MAX_HEADER_VALUE)
 
 
 def _storable(text: str) -> str:
@@ -126,7 +147,7 @@ def _storable(text: str) -> str:
 
 def request_headers(headers: Headers) -> JsonText:
     """The allow-listed request headers as a JSON object, lower-case names, repeated ones joined with a comma."""
-    return _kept(headers, _request_allowed, lambda value: _storable(value[:MAX_HEADER_VALUE]))
+    return _kept(headers, _request_allowed, _header_value)
 
 
 def response_headers(headers: Headers) -> JsonText:
@@ -134,7 +155,7 @@ def response_headers(headers: Headers) -> JsonText:
 
     A vendor may echo a key there: what has the shape of one is replaced.
     """
-    return _kept(headers, _response_allowed, lambda value: identifier(value, MAX_HEADER_VALUE))
+    return _kept(headers, _response_allowed, lambda _, value: identifier(value, MAX_HEADER_VALUE))
 
 
 def credential(headers: Headers, query: str) -> tuple[str, str] | None:
@@ -158,7 +179,7 @@ def credential(headers: Headers, query: str) -> tuple[str, str] | None:
         return found["sec-websocket-protocol"], "sec-websocket-protocol"
     for pair in query.split("&"):
         name, _, value = pair.partition("=")
-        if unquote(name).lower() in _SECRET_PARAMETERS and value:
+        if unquote(name).lower() in _KEY_PARAMETERS and value:
             return unquote(value), "query"
     return None
 
