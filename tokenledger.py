@@ -194,7 +194,7 @@ def ledger(  # noqa: PLR0913, PLR0917  a command takes one argument for each of 
     """
     # Loaded here, because no other command waits for the sealer and the builder.
     from etl import close as closing  # noqa: PLC0415
-    from etl.published import open_ledger, require_period  # noqa: PLC0415
+    from etl.published import open_ledger, require_month, require_period  # noqa: PLC0415
     from etl.summary import summarise  # noqa: PLC0415
     from proxy.seal import seal  # noqa: PLC0415
     from schemas import manifest  # noqa: PLC0415
@@ -207,6 +207,8 @@ def ledger(  # noqa: PLR0913, PLR0917  a command takes one argument for each of 
         raise click.UsageError("--reopen PERIOD, --by WHO and --reason TEXT go together")
     if (engine == "spark") != (master is not None):
         raise click.UsageError("--engine spark and --master URL go together")
+    for month in filter(None, (period, reopen)):
+        require_month(month)
     book = load_book(home.book)  # a wrong book stops everything before anything is touched
     store = RawStore(book.settings.raw.store) if book.settings.raw.store else None
     now = Instant(time.time_ns() // 1000) if as_of is None else parse_instant(as_of)

@@ -57,10 +57,15 @@ def open_ledger(home: Home, *, limits: Mapping[str, str] | None = None, sealed_o
 PERIOD = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
 
 
-def require_period(connection: duckdb.DuckDBPyConnection, period: str) -> None:
-    """Raise PeriodError unless `period` is a month that the published ledger knows."""
+def require_month(period: str) -> None:
+    """Raise PeriodError unless `period` is written as a month, 2026-10."""
     if not PERIOD.fullmatch(period):
         raise PeriodError(f"{period!r} is no period", "write it as 2026-10")
+
+
+def require_period(connection: duckdb.DuckDBPyConnection, period: str) -> None:
+    """Raise PeriodError unless `period` is a month that the published ledger knows."""
+    require_month(period)
     known = [row[0] for row in connection.execute("SELECT period FROM periods ORDER BY period").fetchall()]
     if period not in known:
         raise PeriodError(

@@ -41,6 +41,10 @@ class SealBroken(LedgerError):
         self.subject = subject
 
 
+class SealKeyError(LedgerError):
+    """The file of the signing key holds none."""
+
+
 @dataclass(frozen=True, slots=True)
 class MonthSeal:
     """One closed month. Paths are relative: of inputs to raw/, of outputs to the month's folder."""
@@ -157,10 +161,13 @@ def sha256_of(path: Path) -> str:
 
 
 def key_of(home: Home) -> Ed25519PrivateKey:
-    """The key that signs this home's seals; made at the first close, readable by its owner alone."""
+    """The key that signs this home's seals; made at the first close, readable by its owner alone. Raises SealKeyError."""
     path = home.secrets / KEY_FILE
     if path.exists():
-        return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text().strip()))
+        try:
+            return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_bytes().decode().strip()))
+        except ValueError:
+            raise SealKeyError(f"{path} is not the signing key that was written there", "restore it from a copy") from None
     durable.make_folder(home.secrets)
     key = Ed25519PrivateKey.generate()
     durable.replace(path, (key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption()).hex() + "\n").encode())

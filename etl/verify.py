@@ -18,7 +18,7 @@ from etl import merkle
 from etl.audit import hash_of, read_rows
 from etl.bookwatch import FOLDER, POINTER, kept, seen_digest
 from etl.build import DIGEST_FILE, digest_line
-from etl.published import open_ledger
+from etl.published import open_ledger, require_period
 from etl.seals import (
     MONTHS,
     SEAL_FILE,
@@ -75,7 +75,10 @@ class Verified:
 
 
 def verify(home: Home, period: str | None = None) -> Verified:
-    """Everything, or what concerns one month; raises WrongError, SealBroken or ManifestError at the first thing that is wrong."""
+    """Everything, or what concerns one month; raises WrongError, SealBroken or ManifestError at the first thing that is wrong.
+
+    Raises PeriodError for a month that the published ledger does not know.
+    """
     _check_book(home)
     frames = _check_spool(home)
     seals = read_seals(home)
@@ -268,6 +271,8 @@ def _check_ledger(home: Home, seals: tuple[MonthSeal, ...], period: str | None) 
     if not noted.exists() or noted.read_bytes() != digest_line(path).encode():
         raise WrongError(f"ledger/{path.name}", "is not the file that was published (SHA-256 differs)", REBUILD)
     with open_ledger(home) as connection:
+        if period is not None:
+            require_period(connection, period)
         spent = home.spend_file
         if not spent.exists() or spent.read_bytes() != spend.content(spending(connection)):
             raise WrongError(f"ledger/{spent.name}", "is not what the published ledger says that keys have spent", REBUILD)

@@ -10,8 +10,8 @@ from schemas.records import Instant
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-# Six decimals at most: datetime.fromisoformat would cut a seventh in silence.
-_ISO = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})")
+# Six decimals and 59 minutes at most: datetime.fromisoformat would cut a seventh decimal and carry a 60th minute in silence.
+_ISO = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:[0-5]\d)")
 CURE = "write an ISO 8601 instant with its offset, for example 2026-11-01T00:00:00Z"
 
 
@@ -31,8 +31,8 @@ def parse_instant(text: str) -> Instant:
     if not _ISO.fullmatch(text):
         raise InstantError("not an ISO 8601 instant with an offset", CURE)
     try:
-        return from_datetime(datetime.fromisoformat(text))
-    except ValueError as error:
+        return from_datetime(datetime.fromisoformat(text).astimezone(UTC))
+    except (ValueError, OverflowError) as error:
         raise InstantError(f"no such instant ({error})", CURE) from None
 
 

@@ -234,6 +234,8 @@ REFUSALS = [
     ("rates.csv", "0.10,1000000,USD", "0.10,1000000,EUR", "rates.csv:4 currency 'EUR'", "convert the price and write USD"),
     ("rates.csv", "USD,2026-01-01T00:00:00Z", "USD,2026-01-01", "rates.csv:2 effective_from '2026-01-01'", "2026-11-01T00:00:00Z"),
     ("rates.csv", "USD,2026-01-01T00:00:00Z", "USD,2026-02-30T00:00:00Z", "rates.csv:2 effective_from '2026-02-30T00:00:00Z'", "no such instant"),
+    ("rates.csv", "USD,2026-01-01T00:00:00Z", "USD,2026-01-01T00:00:00+01:75", "rates.csv:2 effective_from '2026-01-01T00:00:00+01:75'", "its offset"),
+    ("rates.csv", "USD,2026-01-01T00:00:00Z", "USD,9999-12-31T23:00:00-05:00", "rates.csv:2 effective_from '9999-12-31T23:00:00-05:00'", "no such instant"),
     ("rates.csv", "2026-01-01T00:00:00Z,,", "2026-01-01T00:00:00Z,2026-01-01T01:00:00+01:00,", "rates.csv:2 effective_to", "write a later instant"),
     ("rates.csv", "2026-01-01T00:00:00Z,,,", "2026-01-01T00:00:00Z,,cost,", "rates.csv:2 book 'cost'", "charge, list"),
     ("rates.csv", "Z,,,,,,,price", "Z,,,,lots,,,price", "rates.csv:2 min_input_tokens 'lots'", "200001"),

@@ -11,6 +11,7 @@ from etl import merkle
 from etl.bookwatch import changes, remember, unseen
 from etl.build import DIGEST_FILE, build
 from etl.close import close
+from etl.published import PeriodError
 from etl.seals import KEY_FILE, sha256_of
 from etl.verify import verify
 from schemas.errors import LedgerError
@@ -134,8 +135,17 @@ def test_a_seal_of_another_key_is_found(closed: Home) -> None:
     key.write_text("11" * 32)
     try:
         assert "signed by another key" in named(closed)
+        for damaged in (bytes([whole[0] ^ 128]) + whole[1:], whole[:10], b""):
+            key.write_bytes(damaged)
+            assert KEY_FILE in named(closed)
     finally:
         key.write_bytes(whole)
+
+
+def test_a_month_that_nobody_recorded_is_not_verified(closed: Home) -> None:
+    """Nothing of it was looked at, so it is not said to be whole."""
+    with pytest.raises(PeriodError, match="nothing of 2027-01"):
+        verify(closed, "2027-01")
 
 
 # ---- the tree ----

@@ -9,7 +9,7 @@ import orjson
 
 from etl.bills.store import find_vendor, take
 from etl.build import build
-from etl.published import PERIOD, PeriodError
+from etl.published import require_month
 from etl.reconcile.dispute import write_pack
 from etl.reconcile.page import read_page
 from schemas.book import load_book
@@ -33,8 +33,7 @@ def reconcile(home: Home, bill: Path, vendor: str, period: str, account: str | N
 
     BILL is kept as it is in book/bills/; another one for the same vendor, month and account takes its place.
     """
-    if not PERIOD.fullmatch(period):
-        raise PeriodError(f"{period!r} is no period", "write it as 2026-10")
+    require_month(period)
     book = load_book(home.book)
     known = find_vendor(home, book, vendor)
     taken = take(home, book, bill, known, period, account)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 import orjson
 
-from etl.published import PERIOD, PeriodError
+from etl.published import require_month
 from etl.verify import verify as verify_home
 from schemas.home import Home
 
@@ -18,7 +18,7 @@ from schemas.home import Home
 @click.pass_obj
 def verify(home: Home, period: str | None, as_json: bool) -> None:
     """Recompute every hash and every law of book, journals, raw files, seals, exports and ledger; name the first thing that is wrong."""
-    if period is not None and not PERIOD.fullmatch(period):
-        raise PeriodError(f"{period!r} is no period", "write it as 2026-10")
+    if period is not None:
+        require_month(period)
     found = verify_home(home, period)
     click.echo(orjson.dumps(asdict(found), option=orjson.OPT_INDENT_2) if as_json else str(found))
