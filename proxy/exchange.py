@@ -50,6 +50,7 @@ class Recording:
 
     fingerprint_key: bytes
     keep_bodies: bool
+    credentials: tuple[str, ...] = ()  # the channels' own, which no record may show
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,7 @@ class Exchange:
         self._at = at
         self._body = _Message(head.headers)
         self._attempts = 0
+        self._credentials = recording.credentials
 
     def request_chunk(self, data: bytes) -> None:
         """The next bytes of the request's body."""
@@ -112,7 +114,9 @@ class Exchange:
             self.stream = {"true": True, "false": False}.get(form.pop("stream", ""))
             facts = _json_text(form) if form else None
         credential = redact.credential(self.head.headers, self.head.query)
-        return Request(
+        if credential is not None:
+            self._credentials = (*self._credentials, credential[0])
+        request = Request(
             request_id=self.request_id,
             door=self._client.door,
             parent_request_id=self.parent,
@@ -134,6 +138,7 @@ class Exchange:
             body_sha256=body.sha256(),
             match_sha256=body.match_sha256(),
         )
+        return redact.without(request, self._credentials)
 
     def request_body(self, at: Instant) -> list[Body]:
         """The request's bytes as a record, if bodies are kept and there are any; the machine lets go of them."""
@@ -157,7 +162,7 @@ class Exchange:
             modified=modified,
             opened_at=at,
         )
-        return AttemptCapture(opened, self._recording.keep_bodies)
+        return AttemptCapture(redact.without(opened, self._credentials), self._recording.keep_bodies, self._credentials)
 
     def own_answer(self, status: int | None, ending: str, error: str, at: Instant, *, client_gone_at: Instant | None = None) -> Response:
         """The proxy's own answer: a refusal before any attempt, or the 502 after the last one failed."""
@@ -176,8 +181,9 @@ class Exchange:
 class AttemptCapture:
     """What one attempt's upstream sent, read as it passed."""
 
-    def __init__(self, opened: Attempt, keep_body: bool) -> None:
+    def __init__(self, opened: Attempt, keep_body: bool, credentials: tuple[str, ...]) -> None:
         self.opened = opened
+        self._credentials = credentials
         self.closed = False
         self.status: int | None = None
         self.streamed = False
@@ -307,7 +313,7 @@ class AttemptCapture:
             body_sha256=body.sha256(),
         )
         bodies = body.record(self.opened.request_id, self.opened.ordinal, at) if self._keep_body else []
-        return [response, *bodies]
+        return [redact.without(response, self._credentials), *bodies]
 
     def _events(self, events: Iterable[SseEvent], at: Instant) -> None:
         for event in events:

@@ -7,13 +7,15 @@ their keyed fingerprint only (schemas/fingerprint.py).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import orjson
 
-from schemas.records import JsonText
+from schemas.records import Attempt, JsonText, Request, Response
 
 Headers = Iterable[tuple[str, str]]
 
@@ -103,6 +105,9 @@ _SECRETS_IN_TEXT = re.compile(
 _USER_IN_URL = re.compile(r"//[^/@\s]+@")
 MAX_TEXT = 500
 MAX_HEADER_VALUE = 4096
+LEAST_CREDENTIAL = 16  # characters
+
+Kept = TypeVar("Kept", Request, Attempt, Response)
 
 
 # Of the few names that a proxy meets, most come with each message.
@@ -205,6 +210,22 @@ def scrub(text: str, limit: int = MAX_TEXT) -> str:
 def identifier(text: str, limit: int = 256) -> str:
     """An id, a model's name or a path: kept whole however long and opaque it is, unless it has the shape of a key."""
     return _KEY_IN_NAME.sub("***", _storable(text)[:limit])
+
+
+def without(record: Kept, credentials: Sequence[str]) -> Kept:
+    """A record in whose texts no credential stands that was used, whatever its shape: a vendor may echo it anywhere.
+
+    Short ones are left: they are no secrets but words, such as `none`, and would be found in other words.
+    """
+    long = [credential for credential in credentials if len(credential) >= LEAST_CREDENTIAL]
+    changed: dict[str, Any] = {}
+    for name in record.__dataclass_fields__ if long else ():
+        value = getattr(record, name)
+        if isinstance(value, str):
+            for credential in long:
+                if credential in value:
+                    changed[name] = value = value.replace(credential, "***")
+    return replace(record, **changed) if changed else record
 
 
 def scrub_json(value: object) -> object:

@@ -125,7 +125,8 @@ async def opened(settings: Settings) -> AsyncIterator[Running]:
     shared = settings.workers > 1
     journal = Journal(home, settings.slot)
     try:
-        desk = Desk(book, Recording(home_key(home), book.settings.capture.bodies == "keep"), journal, Clock())
+        credentials = tuple(filter(None, (os.environ.get(channel.api_key_env or "") for channel in book.channels)))
+        desk = Desk(book, Recording(home_key(home), book.settings.capture.bodies == "keep", credentials), journal, Clock())
         ensure_ca(home, book.tls_hosts)
         bundle = upstream_roots(home, os.environ, settings.upstream_ca)
         doors: dict[str, Door] = {}

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from schemas.home import Home
@@ -16,6 +17,10 @@ from tests.clients import Door
 from tests.journey import cases, rows, sockets
 from tests.sidecar import Priced, Sidecar, Way, sidecar, write_book
 from tests.upstream import Upstream
+
+# A busy machine is no failure: how long an example takes says nothing of the law it is an example of.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 PRICES = (
     Priced("official", "*", "input", "0.15"),

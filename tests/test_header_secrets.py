@@ -4,6 +4,8 @@ import orjson
 import pytest
 
 from proxy import redact
+from proxy.exchange import Client, Exchange, Recording, RequestHead
+from schemas.records import Instant
 
 KEY = "sk-planted0123456789abcdef"
 
@@ -49,3 +51,24 @@ def test_a_secret_without_a_shape_goes_by_its_parameter(name: str) -> None:
 def test_ids_stay_whole(name: str) -> None:
     """Retries and runs are grouped by what these say, whatever its shape."""
     assert orjson.loads(redact.request_headers([(name, "key-0123456789ab")])) == {name: "key-0123456789ab"}
+
+
+def test_a_credential_that_was_used_stands_in_no_record_whatever_its_shape() -> None:
+    """The client's and the channel's, echoed by the vendor in a header, an id, a model and an error; a short one is a word and stays."""
+    client, channel = "opaque.client.credential", "zz9876543210opaque"
+    head = RequestHead("POST", "h", f"/v1/chat/{client}", "", (("authorization", f"Bearer {client}"), ("x-title", f"mine {client}")))
+    recording = Recording(b"k" * 32, keep_bodies=False, credentials=(channel, "none"))
+    machine = Exchange("id-1", head, Client("gateway", "127.0.0.1", "c1"), recording, Instant(1))
+    machine.request_chunk(b'{"model": "none"}')
+    records: list[object] = [machine.request_end()]
+    attempt = machine.attempt(
+        channel="c", role="primary", reason="first", url=f"http://h/{channel}", sent_model="none", modified=(), at=Instant(2)
+    )
+    attempt.head(401, (("x-request-id", channel), ("content-type", "application/json")), Instant(3))
+    attempt.chunk(orjson.dumps({"id": client, "model": f"m {channel}", "error": {"message": f"bad key {channel} of {client}"}}), Instant(4))
+    records += [attempt.opened, *attempt.close("complete", Instant(5), relayed=True, error=None)]
+    told = repr(records)
+    assert client not in told
+    assert channel not in told
+    assert told.count("***") >= 6
+    assert "'none'" in told
