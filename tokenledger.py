@@ -368,6 +368,7 @@ def _fail(what: str, cure: str, code: int) -> int:
 
 def main() -> None:
     """The console script."""
+    os.umask(0o077)  # money, names and messages: what any command writes is its owner's alone
     sys.exit(run())
 
 
