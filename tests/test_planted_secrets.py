@@ -106,6 +106,7 @@ def _left(home: Home) -> Left:
         for table in tables:
             said[f"table {table}"] = repr(connection.execute(f'FROM "{table}"').fetchall()).encode()
     assert len(found) == 42
+    assert list(home.ledger.glob("*/seal.json")), said["ledger"].decode()
     for form in ("text", "json", "html"):
         for request_id in (found[0][0], found[-1][0]):
             said[f"receipt {form} {request_id}"] = run(home, "receipt", request_id, "--format", form)
