@@ -219,7 +219,7 @@ def ledger(  # noqa: PLR0913, PLR0917  a command takes one argument for each of 
         click.echo("{}" if as_json else GET_TRAFFIC.format(home=home.root, command=_command(home)))
         return 0
     _note_book(home, now)
-    if reopen is None and store is None:
+    if reopen is None and store is None and not no_close:
         _forget_bodies(home, now, book.settings.capture.body_days)
     if reopen is not None:
         _note_reopening(home, now, reopen, by, reason)
