@@ -21,6 +21,8 @@ from schemas.errors import LedgerError, UsageError
 from schemas.home import Home
 
 if TYPE_CHECKING:
+    from datetime import date, datetime
+
     from etl.kernel import Run  # the builder is loaded by `ledger` alone
 
 
@@ -62,6 +64,7 @@ COMMANDS: Mapping[str, Entry] = {
         },
     ),
     "acknowledge": Entry("Accept by name a loss that keeps a month from closing.", "proxy.commands.acknowledge:acknowledge"),
+    "erase": Entry("Remove the messages kept of closed months.", "tokenledger:erase"),
     "web": Entry("The pages over the published ledger.", "web.commands.serve:web"),
     "verify": Entry("Recompute every hash and every law.", "etl.commands.verify:verify"),
     "key": Entry(
@@ -218,6 +221,8 @@ def ledger(  # noqa: PLR0913, PLR0917  a command takes one argument for each of 
         click.echo("{}" if as_json else GET_TRAFFIC.format(home=home.root, command=_command(home)))
         return 0
     _note_book(home, now)
+    if reopen is None and store is None and not no_close:
+        _forget_bodies(home, now, book.settings.capture.body_days)
     if reopen is not None:
         _note_reopening(home, now, reopen, by, reason)
         _say(f"reopened {', '.join(closing.reopen(home, reopen))}")
@@ -281,6 +286,51 @@ def _note_reopening(home: Home, now: int, period: str, by: str | None, reason: s
     _append(home, now, [("month_reopened", by, reason, {"period": seal.period, "seal": seal.hash}) for seal in reopening(home, period)])
 
 
+@click.command()
+@click.option(
+    "--before", required=True, type=click.DateTime(["%Y-%m-%d"]), metavar="DATE", help="Days before this one (UTC), as 2026-11-01."
+)
+@click.option("--by", required=True, metavar="WHO", help="Who erases.")
+@click.option("--reason", required=True, metavar="TEXT", help="Why.")
+@click.pass_obj
+def erase(home: Home, before: datetime, by: str, reason: str) -> None:
+    """Remove the messages kept of closed months, for good; what was charged and its proof stay.
+
+    Those of an open month stay, because its tokens may still be counted from them.
+    """
+    from schemas.book import load_book  # noqa: PLC0415  see `ledger`
+
+    if not (by.strip() and reason.strip()):
+        raise click.UsageError("--by WHO and --reason TEXT say something")
+    if store := load_book(home.book).settings.raw.store:
+        raise UsageError(f"the bodies lie in {store} too, and would come back from there", "let the store's own lifecycle rule remove them")
+    click.echo(f"{_erase(home, time.time_ns() // 1000, before.date(), by.strip(), reason.strip())} files erased")
+
+
+def _forget_bodies(home: Home, now: int, days: int) -> None:
+    """Erase the bodies of closed months that are older than the book keeps them."""
+    from datetime import timedelta  # noqa: PLC0415  see `ledger`
+
+    from schemas.instants import to_datetime  # noqa: PLC0415  see `ledger`
+
+    _erase(home, now, to_datetime(now).date() - timedelta(days=days), "tokenledger ledger", f"[capture] body_days = {days}")
+
+
+def _erase(home: Home, now: int, before: date, by: str, reason: str) -> int:
+    """Record who erases which bodies and why, then do it; how many files."""
+    from etl import erasure  # noqa: PLC0415  see `ledger`
+    from etl.build import lock  # noqa: PLC0415  see `ledger`
+
+    with lock(home):
+        files = erasure.erasable(home, before)
+        if not files:
+            return 0
+        _append(home, now, [(erasure.ERASED, by, reason, facts) for facts in erasure.facts_of(files)])
+        erasure.erase(home, files)
+    _say(f"erased {len(files)} files of bodies from before {before}")
+    return len(files)
+
+
 def _append(home: Home, now: int, entries: Sequence[tuple[str, str | None, str | None, Mapping[str, Any]]]) -> None:
     import uuid_utils  # noqa: PLC0415  see `ledger`
 
@@ -320,6 +370,7 @@ def _fail(what: str, cure: str, code: int) -> int:
 
 def main() -> None:
     """The console script."""
+    os.umask(0o077)  # money, names and messages: what any command writes is its owner's alone
     sys.exit(run())
 
 

@@ -18,8 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import zstandard
 
+from etl.erasure import kept
 from etl.recount import close_decoders, decoded
-from etl.sources import Finding, Sources, add_findings, date_of, is_whole, quarantine, table
+from etl.sources import Finding, Sources, add_findings, table
 from etl.texts import Uncountable
 
 PIECE_BYTES = 1 << 20
@@ -163,13 +164,9 @@ def batch_output(connection: duckdb.DuckDBPyConnection, sources: Sources) -> int
 
 def _bodies(sources: Sources, needed: pa.Array, dates: set[str], findings: list[Finding]) -> Iterator[dict[str, Any]]:
     """The bodies kept of these requests, one at a time; a file that is not what was sealed is a finding."""
-    for file in sources.body_files:
-        path = sources.raw / file.path
-        if date_of(file) not in dates or not path.exists():  # past its retention
-            continue
-        if not is_whole(path, file):
-            findings.append(quarantine(file))
-            continue
+    paths, bad = kept(sources, dates)
+    findings.extend(bad)
+    for path in paths:
         with pq.ParquetFile(path) as parquet:
             yield from _of(parquet.iter_batches(ROWS_AT_ONCE), needed)
     yield from _of(sources.rows["body"].to_batches(ROWS_AT_ONCE), needed)

@@ -22,7 +22,8 @@ import tiktoken
 import zstandard
 
 from etl.encodings import encoding
-from etl.sources import Finding, Sources, add_findings, date_of, is_whole, quarantine, table
+from etl.erasure import kept
+from etl.sources import Sources, add_findings, table
 from etl.texts import SURFACES, Said, Uncountable, messages_of
 from etl.unbrotli import BrotliError, Unbrotli
 
@@ -221,14 +222,8 @@ def bodies_of(connection: duckdb.DuckDBPyConnection, sources: Sources, wanted: l
     needed = pa.array({item.raw_id for item in wanted}, pa.string())
     dates = frozenset().union(*(item.dates for item in wanted))
     found: dict[str, Bodies] = {}
-    findings: list[Finding] = []
-    for file in sources.body_files:
-        path = sources.raw / file.path
-        if date_of(file) not in dates or not path.exists():  # past its retention
-            continue
-        if not is_whole(path, file):
-            findings.append(quarantine(file))
-            continue
+    paths, findings = kept(sources, dates)
+    for path in paths:
         _take(_batches(path), needed, found)
     _take(sources.rows["body"].to_batches(), needed, found)
     add_findings(connection, findings)

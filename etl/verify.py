@@ -18,6 +18,7 @@ from etl import merkle
 from etl.audit import hash_of, read_rows
 from etl.bookwatch import FOLDER, POINTER, kept, seen_digest
 from etl.build import DIGEST_FILE, digest_line
+from etl.erasure import erased
 from etl.published import open_ledger, require_period
 from etl.seals import (
     MONTHS,
@@ -140,9 +141,12 @@ def _check_manifest(home: Home) -> list[manifest.Seal]:
 def _check_raw(home: Home, chain: list[manifest.Seal], month: MonthSeal | None) -> int:
     days = None if month is None else (str(_day(month.starts_at)), str(_day(month.ends_at)))
     count = 0
+    gone = erased(home)
     for seal in chain:
         for file in seal.files:
             if days is not None and not days[0] <= date_of(file) <= days[1] and (month is None or file.path not in month.files):
+                continue
+            if file.kind == "body" and (file.path, file.sha256) in gone and not (home.raw / file.path).exists():
                 continue
             if not is_whole(home.raw / file.path, file):
                 raise WrongError(f"raw/{file.path}", "is missing, or not what was sealed (SHA-256 differs)", "restore it from a copy")

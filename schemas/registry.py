@@ -163,7 +163,7 @@ class Capture(Entry):
     """`[capture]`: what is kept of the messages."""
 
     bodies: Literal["keep", "digest"] = Field(default="keep", description="keep the bytes, or only their digest")
-    body_days: int = Field(default=30, ge=0, le=36500, description="days that kept bytes stay")
+    body_days: int = Field(default=30, ge=0, le=36500, description="days that kept bytes stay at least; they go once their month is closed")
 
 
 class Forward(Entry):
