@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.processes import START_S, running, told
+from tests.sidecar import free_port
 
 WEED = Path(__file__).resolve().parent.parent / ".venv-peers" / "bin" / "weed"
 BUCKET = "evidence"
@@ -33,22 +33,11 @@ def moto(folder: Path) -> Iterator[Mapping[str, str]]:
 def seaweed(folder: Path) -> Iterator[Mapping[str, str]]:
     """SeaweedFS, all its parts in one process, with an empty bucket; the variables that bring a client to it."""
     names = ("-master.port", "-volume.port", "-filer.port", "-s3.port")
-    ports = _free_ports(len(names))
+    ports = [free_port() for _ in names]  # it takes 10,000 more than each for its own talk
     command = [str(WEED), "server", f"-dir={folder}", "-ip=127.0.0.1", "-filer", "-s3", "-master.telemetry=false"]
     command += [f"{name}={port}" for name, port in zip(names, ports, strict=True)]
     with running(command, folder / "weed.log", {"PATH": os.environ["PATH"], "HOME": str(folder)}):
         yield _with_bucket(f"http://127.0.0.1:{ports[-1]}")
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody has; SeaweedFS takes 10,000 more than each for its own talk."""
-    with ExitStack() as stack:
-        found: list[int] = []
-        while len(found) < count:
-            port = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
-            if port < 50_000:
-                found.append(port)
-        return found
 
 
 def _with_bucket(endpoint: str) -> Mapping[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import httpx2
@@ -10,19 +9,13 @@ import httpx2
 from etl.build import build
 from schemas.home import Home
 from tests.rawdata import one, rows
-from tests.sidecar import Priced, Way, seal_all, sidecar, write_book
+from tests.sidecar import Priced, Way, free_port, seal_all, sidecar, write_book
 from tests.upstream import Upstream, serving
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_a_call_through_the_forward_door_to_our_gateway_is_charged_once(tmp_path: Path) -> None:
     """Two such calls with equal bodies are two requests of one try each; who they belong to is said at the outer door."""
-    home, port = Home(tmp_path / "home"), _free_port()
+    home, port = Home(tmp_path / "home"), free_port()
     body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Say hi."}]}
     with serving(Upstream()) as upstream:
         ways = [Way("official", upstream.base_url), Way("self", f"http://127.0.0.1:{port}/v1")]

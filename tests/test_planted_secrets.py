@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import socket
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ import zstandard
 
 from etl.export.month import FORMATS
 from schemas.home import Home
-from tests.sidecar import ROOT, Priced, Way, command, sidecar, write_book
+from tests.sidecar import ROOT, Priced, Way, command, free_port, sidecar, write_book
 from tests.upstream import Upstream, serving
 from tests.vendor import Answer
 
@@ -82,9 +81,7 @@ def _left(home: Home) -> Left:
     with serving(Upstream()) as upstream:
         prices = [Priced("official", "*", meter, "1") for meter in ("input", "output")]
         write_book(home, [Way("official", upstream.base_url)], prices=prices, settings='[capture]\nbodies = "digest"')
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         with sidecar(home, "--admin-port", str(port)) as running:
             for door, base_url, proxy in (("gw", running.base_url, None), ("fw", upstream.base_url, running.forward)):
                 with httpx2.Client(proxy=proxy, trust_env=False, timeout=30) as http:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import urllib.request
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from schemas.home import Home
 from tests.certs import Authority
 from tests.clients import Door
 from tests.conftest import PRICES
-from tests.sidecar import Sidecar, Way, recorded, sidecar, write_book
+from tests.sidecar import Sidecar, Way, free_port, recorded, sidecar, write_book
 from tests.test_relay import JSON, client, said
 from tests.upstream import Upstream
 
@@ -50,8 +49,7 @@ async def ask(door: Door, count: int) -> list[str]:
 
 async def test_two_workers_are_one_proxy(home: Home, authority: Authority) -> None:
     """Both take part; one that is killed is replaced, and keeps what it had recorded; all of them drain, and end with 0."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        admin = probe.getsockname()[1]
+    admin = free_port()
     async with Upstream(name="official") as upstream:
         write_book(home, [Way("official", upstream.base_url)], prices=PRICES[:3])
         with sidecar(home, "--workers", "2", "--admin-port", str(admin)) as running:
