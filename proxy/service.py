@@ -36,6 +36,7 @@ from proxy.targets import Targets
 from schemas.book import load_book
 from schemas.fingerprint import home_key
 from schemas.home import Home
+from schemas.hosts import is_loopback
 
 DRAIN_S = 30.0
 SEAL_EVERY_S = 10.0
@@ -121,7 +122,9 @@ async def opened(settings: Settings) -> AsyncIterator[Running]:
     book = load_book(home.book)
     # Open files are counted by process; the machine's memory is all workers' together.
     admission = Admission(places_of(raise_file_limit()), memory_limit() // settings.workers)
-    guard = Guard(Access.of(settings.host, book.settings.allowed_clients, os.environ), admission, Targets(book))
+    guard = Guard(
+        Access.of(settings.host, book.settings.allowed_clients, os.environ), admission, Targets(book, is_local=is_loopback(settings.host))
+    )
     shared = settings.workers > 1
     journal = Journal(home, settings.slot)
     try:

@@ -3,6 +3,8 @@
 Who reaches a proxy reaches what the proxy's machine reaches: its own services, its network, its cloud's metadata. So private,
 link-local, loopback and metadata addresses are open only where the book says so: to a channel whose host is itself written as a
 private one, and to the names in `private_hosts`. A public name that resolves to a private address is refused, whoever owns it.
+The one exception: a door on loopback serves only its own machine, whose clients reach that without it, so loopback plainly
+written (127.0.0.1, [::1], localhost) is open there.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from urllib.parse import urlsplit
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from schemas.book import Book
-from schemas.hosts import split_host
+from schemas.hosts import is_loopback, split_host
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Connected = TypeVar("Connected")
@@ -69,9 +71,10 @@ def names_private_host(host: str) -> bool:
 
 
 class Targets:
-    """What the book opens, and the resolver that holds to it."""
+    """What the book opens, and the resolver that holds to it. `is_local`: only this machine's clients reach the doors."""
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, book: Book, *, is_local: bool) -> None:
+        self._is_local = is_local
         self._private: set[tuple[str, int | None]] = {split_host(host) for host in book.settings.private_hosts}
         for channel in book.channels:
             base = urlsplit(channel.base_url)
@@ -84,9 +87,9 @@ class Targets:
         self._private.add((host.lower(), port))
 
     def may_be_private(self, host: str, port: int) -> bool:
-        """Whether the book opens this host to private addresses."""
+        """Whether the book, or where the doors listen, opens this host to private addresses."""
         name = host.strip("[]").lower().rstrip(".")
-        return (name, port) in self._private or (name, None) in self._private
+        return (name, port) in self._private or (name, None) in self._private or (self._is_local and is_loopback(host.strip("[]").lower()))
 
     async def resolve(self, host: str, port: int) -> list[str]:
         """The addresses that a connection may go to, in the resolver's order. Raises ForbiddenTargetError, or OSError for no such name.

@@ -117,7 +117,6 @@ async def _opened(home: Home, authority: Authority, leaf: Leaf, rules: str) -> A
             [Way("official", official.base_url, rules=rules), Way("routed", routed.base_url, "routed", "routed_balance", rules)],
             models={"gpt-4o-mini": [("official", "gpt-4o-mini"), ("routed", "cheap/gpt-4o-mini")]},
             prices=PRICES,
-            settings='private_hosts = ["127.0.0.1"]',  # where other servers of a test stand
         )
         with sidecar(home, "--upstream-ca", str(authority.cert)) as running:
             yield Place(home, official, routed, running)

@@ -30,8 +30,8 @@ socket.getaddrinfo = resolve
 
 # PORT is one on which somebody listens, who must not be reached.
 FORBIDDEN = """
-127.0.0.1:PORT 127.0.0.2:PORT 127.1:PORT 2130706433:PORT 0x7f000001:PORT 0x7f.1:PORT 0177.0.0.1:PORT 017700000001:PORT 0:PORT
-0.0.0.0:PORT localhost:PORT localhost.:PORT LOCALHOST:PORT [::1]:PORT [::]:PORT [::ffff:127.0.0.1]:PORT [::ffff:7f00:1]:PORT
+127.1:PORT 2130706433:PORT 0x7f000001:PORT 0x7f.1:PORT 0177.0.0.1:PORT 017700000001:PORT 0:PORT
+0.0.0.0:PORT localhost.:PORT [::]:PORT [::ffff:127.0.0.1]:PORT [::ffff:7f00:1]:PORT
 [0:0:0:0:0:ffff:7f00:0001]:PORT [::127.0.0.1]:PORT [64:ff9b::7f00:1]:PORT [2002:7f00:1::]:PORT
 169.254.169.254:80 169.254.170.2:80 100.100.100.200:80 [fd00:ec2::254]:80 2852039166:80 0xa9fea9fe:80 metadata.google.internal:80
 10.0.0.1:443 172.16.0.1:443 192.168.0.1:443 100.64.0.1:443 192.0.0.1:443 198.18.0.1:443 [fe80::1]:443 [fc00::1]:443 [fd00::1]:443
@@ -119,7 +119,28 @@ def test_a_public_address_is_public_however_it_is_wrapped(text: str) -> None:
 async def test_a_channel_opens_its_own_port_and_no_other(home: Home) -> None:
     """127.0.0.1:9000 in the book is not the whole machine."""
     write_book(home, [Way("local", "http://127.0.0.1:9000/v1")])
-    targets = Targets(load_book(home.book))
+    targets = Targets(load_book(home.book), is_local=False)
     assert await targets.resolve("127.0.0.1", 9000) == ["127.0.0.1"]
     with pytest.raises(OSError, match="does not open"):
         await targets.resolve("127.0.0.1", 22)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost", "LOCALHOST", "[::1]"])
+async def test_this_machine_is_open_to_its_own_clients_alone(home: Home, host: str) -> None:
+    """A door on loopback takes a client where it gets without it; one that others reach takes nobody there."""
+    write_book(home, [Way("official", "https://api.example.com/v1")])
+    book = load_book(home.book)
+    assert await Targets(book, is_local=True).resolve(host, 9)
+    with pytest.raises(OSError, match="does not open"):
+        await Targets(book, is_local=False).resolve(host, 9)
+
+
+async def test_another_server_on_this_machine_is_tunnelled_untouched(home: Home) -> None:
+    """No channel names it and nothing is recorded: the tunnel passes its bytes as they are."""
+    async with Strict() as inside:
+        write_book(home, [Way("official", "https://api.example.com/v1")])
+        with sidecar(home, "--no-gateway") as running:
+            asked = f"CONNECT 127.0.0.1:{inside.port} HTTP/1.1\r\n\r\nGET /through HTTP/1.1\r\nHost: here\r\n\r\n"
+            assert statuses(await answered(running.forward, asked.encode()))[:1] == [200]
+    assert inside.targets == ["/through"]
+    assert recorded(home, "request") == []
