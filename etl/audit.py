@@ -9,6 +9,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from etl.closed import Closed
 from etl.sources import table
 from etl.table import jsonable
 from schemas.manifest import GENESIS
@@ -41,14 +42,16 @@ def read_rows(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[dic
             yield dict(zip(names, row, strict=True))
 
 
-def chain_audit_trail(connection: duckdb.DuckDBPyConnection) -> int:
+def chain_audit_trail(connection: duckdb.DuckDBPyConnection, closed: Closed) -> int:
     """Number and hash the rows of audit_trail that no seal has fixed, on from those that one has; how many."""
-    last = connection.execute("SELECT number, hash FROM audit_trail WHERE number IS NOT NULL ORDER BY number DESC LIMIT 1").fetchone()
-    fresh = list(read_rows(connection, 'SELECT * FROM audit_trail WHERE number IS NULL ORDER BY "at", event_id'))
+    last = connection.execute(
+        f"SELECT number, hash FROM published.audit_trail WHERE NOT ({closed.is_open}) ORDER BY number DESC LIMIT 1"
+    ).fetchone()
+    fresh = list(read_rows(connection, 'SELECT * FROM audit_trail ORDER BY "at", event_id'))
     links = list(chained(fresh, *(last or (0, GENESIS))))
     table(connection, "audit_chain", pa.Table.from_pylist(links, _CHAIN))
     connection.execute(
         "UPDATE audit_trail SET number = c.number, prev_hash = c.prev_hash, hash = c.hash FROM audit_chain c "
-        "WHERE audit_trail.event_id = c.event_id AND audit_trail.number IS NULL"
+        "WHERE audit_trail.event_id = c.event_id"
     )
     return len(links)

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from decimal import Decimal
 from functools import cache, partial
@@ -24,16 +24,9 @@ import pyarrow as pa
 from etl import kernel
 from etl.audit import chain_audit_trail
 from etl.batch_output import batch_output
-from etl.closed import (
-    Closed,
-    append_closed,
-    charged_before,
-    prior_allowance_use,
-    read_closed,
-    register_closed,
-    register_settled,
-    settled_tries,
-)
+from etl.carried import finish, read_basis, register_alone, register_scope, settle, write_basis
+from etl.closed import Closed, charged_before, prior_allowance_use, read_closed, register_settled, settled_tries
+from etl.edition import edition
 from etl.kernel import Model, Progress, Report, Run, Step
 from etl.lookup import check_endpoints, lookup_tables
 from etl.lots import make_lots
@@ -123,23 +116,39 @@ def build_locked(
         closed = read_closed(home, book)
         sources = read_sources(home, after_line=closed.manifest_lines, since=closed.since)
         register(connection, sources)
-        register_closed(connection, closed)
-        together = (
-            Step("96", "closed_months", partial(append_closed, closed=closed, models=_models())),
-            Step("97", "wallet_lots", partial(make_lots, closed=closed)),
-            Step("98", "audit_chain", chain_audit_trail),
-            Step("99", "bills", partial(reconcile_bills, home=home, book=book)),
-        )
-        _run(connection, sources, book, progress, closed.until, as_of, together, engine)
-        kernel.publish(connection, home.ledger_file)
-        durable.replace(home.ledger / DIGEST_FILE, digest_line(home.ledger_file).encode())
-        spend.write(home.spend_file, spending(connection))
-        return _result(connection, home.ledger_file, book, sources, time.perf_counter() - began)
+        basis = read_basis(home)
+        with edition(connection, home.ledger_file, basis.sha256 if basis and basis.carries(closed) else None) as issue:
+            closed = replace(closed, in_edition=issue.goes_on)
+            _lend_tables(connection, book)
+            register_scope(connection, closed, sources, book, basis)
+            together = (
+                Step("80", "requests_written", partial(settle, edition=issue, closed=closed)),
+                Step("97", "wallet_lots", partial(make_lots, closed=closed)),
+                Step("98", "audit_chain", partial(chain_audit_trail, closed=closed)),
+                Step("99", "bills", partial(reconcile_bills, home=home, book=book)),
+            )
+            _run(connection, sources, book, progress, closed.until, as_of, together, engine)
+            finish(connection, issue, closed)
+            spent = spending(connection)
+            result = _result(connection, home.ledger_file, book, sources)
+            issue.publish()
+        digest = sha256_of(home.ledger_file)
+        durable.replace(home.ledger / DIGEST_FILE, digest_line(home.ledger_file, digest).encode())
+        write_basis(home, digest, book, closed)
+        spend.write(home.spend_file, spent)
+        return replace(result, seconds=time.perf_counter() - began)
 
 
-def digest_line(path: Path) -> str:
+def digest_line(path: Path, sha256: str) -> str:
     """What stands beside a published file, as `sha256sum` writes it."""
-    return f"{sha256_of(path)}  {path.name}\n"
+    return f"{sha256}  {path.name}\n"
+
+
+def _lend_tables(connection: duckdb.DuckDBPyConnection, book: Book) -> None:
+    """Make the tables that came with the code visible. Raises LookupTableError where the book names an endpoint they do not know."""
+    check_endpoints(book.rates)
+    for name, rows in lookup_tables().items():
+        table(connection, name, rows)
 
 
 def _run(
@@ -152,9 +161,6 @@ def _run(
     more: Sequence[Step] = (),
     engine: Run = kernel.run,
 ) -> None:
-    check_endpoints(book.rates)
-    for name, rows in lookup_tables().items():
-        table(connection, name, rows)
     register_book(connection, book, until, as_of)
     reading = (
         Step("09", "reread", partial(reread, sources=sources)),
@@ -170,15 +176,15 @@ def _models() -> tuple[Model, ...]:
     return kernel.read_models()
 
 
-def _result(connection: duckdb.DuckDBPyConnection, path: Path, book: Book, sources: Sources, seconds: float) -> BuildResult:
+def _result(connection: duckdb.DuckDBPyConnection, path: Path, book: Book, sources: Sources) -> BuildResult:
     ((requests, attempts, charged, unpriced, blockers),) = connection.execute(
         """
         SELECT (SELECT count(*) FROM ledger), (SELECT count(*) FROM attempts),
-            (SELECT coalesce(sum(final_charge), 0)::DECIMAL(38,12) FROM ledger),
-            (SELECT count(*) FROM unpriced), (SELECT count(*) FROM data_quality WHERE blocks_close)
+            (SELECT coalesce(sum(charged), 0)::DECIMAL(38,12) FROM published.periods),
+            (SELECT count(*) FROM unpriced), (SELECT count(*) FROM published.data_quality WHERE blocks_close)
         """
     ).fetchall()
-    periods = connection.execute("SELECT period FROM periods ORDER BY period").fetchall()
+    periods = connection.execute("SELECT period FROM published.periods ORDER BY period").fetchall()
     return BuildResult(
         path=path,
         requests=requests,
@@ -188,7 +194,7 @@ def _result(connection: duckdb.DuckDBPyConnection, path: Path, book: Book, sourc
         unpriced=unpriced,
         blockers=blockers,
         periods=tuple(found for (found,) in periods),
-        seconds=seconds,
+        seconds=0.0,
         sources=sources,
         book=book,
     )
@@ -227,6 +233,7 @@ def preview(home: Home, asked: str) -> duckdb.DuckDBPyConnection:
     book = load_book(home.book)
     connection = kernel.open_engine()
     try:
+        _lend_tables(connection, book)
         if home.ledger_file.exists():
             connection.execute(f"ATTACH '{str(home.ledger_file).replace(chr(39), chr(39) * 2)}' AS published (READ_ONLY)")
             sources = _narrow(connection, home, asked)
@@ -234,7 +241,8 @@ def preview(home: Home, asked: str) -> duckdb.DuckDBPyConnection:
         else:
             sources = read_sources(home)
             register(connection, sources)
-            register_closed(connection, Closed(home))
+            register_scope(connection, Closed(home), sources, book, None)
+        register_alone(connection)
         closed = read_seals(home)
         _run(connection, sources, book, silent, closed[-1].end if closed else None, None)
     except BaseException:
@@ -262,10 +270,12 @@ def _narrow(connection: duckdb.DuckDBPyConnection, home: Home, asked: str) -> So
             f"CREATE TABLE raw_{kind} AS SELECT r.* FROM all_{kind} r LEFT JOIN source_after a ON r.writer = a.writer WHERE {mine}"
         )
     connection.execute(f"CREATE TABLE opening AS {_OPENING}")
-    connection.execute(f"CREATE TABLE closed_request AS {_SETTLED}")
+    connection.execute("CREATE TABLE first_opening AS FROM opening")
+    connection.execute("CREATE TABLE replaced_request (period VARCHAR, created_at TIMESTAMP, run_id VARCHAR)")
+    connection.execute(f"CREATE TABLE known_request AS {_SETTLED}")
     others = "(SELECT * FROM published.attempts WHERE raw_request_id NOT IN (SELECT raw_id FROM needed))"
     connection.execute(f"CREATE TABLE settled_try AS {settled_tries(others, 'published.request_ids')}")
-    connection.execute(f"CREATE TABLE closed_charge AS {charged_before('published.wallet_statement', 'closed_request')}")
+    connection.execute(f"CREATE TABLE closed_charge AS {charged_before('published.wallet_statement', 'known_request')}")
     connection.execute(f"CREATE TABLE prior_allowance_use AS {prior_allowance_use(_USED_ELSEWHERE, 'is_closed')}")
     register_settled(connection, "published.journal", "published.wallet_statement", "published.wallet_holds")
     connection.execute("CREATE TABLE closed_finding AS SELECT kind, subject FROM published.data_quality WHERE false")

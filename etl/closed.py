@@ -1,4 +1,4 @@
-"""Closed months are read from what was sealed: their rows come out of ledger/<period>/tables/, never out of raw/ again.
+"""Closed months are read from what was sealed, or from a copy of the published ledger, never out of raw/ again.
 
 A build reads only what no seal has covered. What comes late for a closed month is booked in the first open one; a
 record that belongs to a request of a closed month cannot change it any more, and becomes a finding.
@@ -6,7 +6,7 @@ record that belongs to a request of a closed month cannot change it any more, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from zoneinfo import ZoneInfo
@@ -14,16 +14,15 @@ from zoneinfo import ZoneInfo
 import duckdb
 import pyarrow as pa
 
-from etl.kernel import Model
 from etl.seals import TABLES_FOLDER, MonthSeal, check_outputs, folder, read_seals
-from etl.sources import OPENING, ROW_KINDS, instant_of, months, table
+from etl.sources import OPENING, instant_of, months, table
 from schemas.book import Book
 from schemas.errors import LedgerError, UsageError
 from schemas.home import Home
 from schemas.instants import from_datetime, to_datetime
-from schemas.ledger import TABLES, Table
+from schemas.ledger import BY_NAME, TABLES, Table
 
-# Tables that are made again over all months once the closed ones are back; their rows span months.
+# Tables whose rows span months: they are added up again where a request of them changed.
 ACROSS = ("usage_daily", "runs")
 # Tables that no month owns: balances go on from the opening ones, positions come from the manifest.
 # Bills come after their months have closed: what they say is compared again at every build, and is no part of a seal.
@@ -31,7 +30,6 @@ BILLS = ("bills", "bill_lines", "reconciliation_requests", "reconciliation_water
 UNOWNED = ("wallet_balances", "build_inputs", "key_permissions", *BILLS, *ACROSS)
 # Which rows a month owns, where neither a column `period` nor a column `request_id` says so.
 OWNED = {
-    "wallet_statement": "entry_id IN (SELECT entry_id FROM journal WHERE period = $period)",
     "reconciliation": "period = $period AND source <> 'bill'",
     "data_quality": "period = $period OR (period IS NULL AND NOT blocks_close)",
     "wallet_holds": "$period IN (period, released_period)",
@@ -77,6 +75,17 @@ class Closed:
 
     home: Home
     seals: tuple[MonthSeal, ...] = ()
+    in_edition: bool = False  # the edition holds their rows: it began as a copy of the published ledger
+
+    @property
+    def periods(self) -> str:
+        """The months as a list in SQL."""
+        return ", ".join(f"'{seal.period}'" for seal in self.seals) or "NULL"
+
+    @property
+    def is_open(self) -> str:
+        """The condition in SQL that a row's `period` is not closed."""
+        return f"(period IS NULL OR period NOT IN ({self.periods}))" if self.seals else "true"
 
     @property
     def until(self) -> int | None:
@@ -94,6 +103,22 @@ class Closed:
         return "" if self.until is None else str(to_datetime(self.until).date())
 
     def parts(self, name: str, *, last: bool = False) -> str | None:
+        """The rows of one table over all closed months, or over the last; null where there are none."""
+        if not self.in_edition or not self.seals:
+            return self.sealed(name, last=last)
+        if last:
+            return f"(SELECT * FROM published.\"{name}\" WHERE period = '{self.seals[-1].period}')"
+        return f'(SELECT * FROM published."{name}" WHERE {self.owns(BY_NAME[name])})'
+
+    def owns(self, table: Table) -> str:
+        """The condition that picks the closed months' rows of a table of the edition, in which each request is of one month."""
+        if table.name == "wallet_holds":
+            return f"period IN ({self.periods}) OR released_period IN ({self.periods})"
+        if "period" in table.column_names:
+            return f"period IN ({self.periods})"
+        return f"request_id IN (SELECT request_id FROM published.ledger WHERE period IN ({self.periods}))"
+
+    def sealed(self, name: str, *, last: bool = False) -> str | None:
         """`read_parquet` of one sealed table over all closed months, or over the last; null where there are none."""
         seals = self.seals[-1:] if last else self.seals
         paths = [folder(self.home, seal.period) / TABLES_FOLDER / f"{name}.parquet" for seal in seals]
@@ -144,30 +169,34 @@ def bounds(timezone: str, period: str) -> tuple[int, int]:
 
 
 def register_closed(connection: duckdb.DuckDBPyConnection, closed: Closed) -> None:
-    """Make what closed months own visible: their requests, events and findings, the opening balances, and the `raw_` rows without them."""
-    _view(connection, "closed_request", closed.parts("dispositions"), "raw_request_id AS raw_id, request_id, period", "VARCHAR")
-    _view(connection, "closed_event", closed.parts("audit_trail"), "event_id", "VARCHAR")
-    _view(connection, "closed_finding", closed.parts("data_quality"), "kind, subject", "VARCHAR")
+    """Make visible which requests, events and findings closed months own."""
+    kind = "VIEW" if closed.in_edition else "TABLE"
+    for name, table_name, columns in _OWNED_IDS:
+        parts = closed.sealed(table_name) if table_name == "data_quality" else closed.parts(table_name)
+        named = ", ".join(f"NULL::VARCHAR AS {column.split(' AS ')[-1]}" for column in columns.split(", "))
+        select = f"SELECT {columns} FROM {parts}" if parts else f"SELECT {named} WHERE false"
+        connection.execute(f"CREATE {kind} {name} AS {select}")
+
+
+_OWNED_IDS = (
+    ("closed_request", "dispositions", "raw_request_id AS raw_id, request_id, period"),
+    ("closed_event", "audit_trail", "event_id"),
+    ("closed_finding", "data_quality", "kind, subject"),
+)
+
+
+def register_before(connection: duckdb.DuckDBPyConnection, closed: Closed) -> None:
+    """Make visible what the models ask of closed months beside their own records: balances, charges, used allowances, late records."""
     attempts, ids = closed.parts("attempts"), closed.parts("request_ids")
     connection.execute(f"CREATE TABLE settled_try AS {settled_tries(attempts or NO_TRY, ids or NO_ID)}")
-    for kind in ROW_KINDS:
-        owned, key = ("closed_event", "event_id") if kind == "event" else ("closed_request", "request_id")
-        name = "event_id" if kind == "event" else "raw_id"
-        less = f" r ANTI JOIN {owned} c ON r.{key} = c.{name}" if closed.seals else ""
-        connection.execute(f"CREATE VIEW raw_{kind} AS SELECT * FROM all_{kind}{less}")
     proof = closed.parts("balance_proof", last=True)
     if proof:
-        connection.execute(f"CREATE TABLE opening AS SELECT wallet, bucket, currency, closing AS balance FROM {proof}")
+        connection.execute(f"CREATE TABLE first_opening AS SELECT wallet, bucket, currency, closing AS balance FROM {proof}")
     else:
-        table(connection, "opening", OPENING.empty_table())
-    statement = closed.parts("wallet_statement") or (
-        "(SELECT NULL::VARCHAR AS request_id, NULL::VARCHAR AS wallet, NULL::VARCHAR AS bucket, NULL::VARCHAR AS kind, "
-        "0::DECIMAL(38,12) AS amount WHERE false)"
-    )
-    connection.execute(f"CREATE TABLE closed_charge AS {charged_before(statement, 'closed_request')}")
+        table(connection, "first_opening", OPENING.empty_table())
+    connection.execute("CREATE TABLE opening AS FROM first_opening")
     used = closed.parts("allowance_use")
     connection.execute(f"CREATE TABLE prior_allowance_use AS {prior_allowance_use(used, 'true') if used else _NO_USE}")
-    register_settled(connection, closed.parts("journal"), closed.parts("wallet_statement"), closed.parts("wallet_holds"))
     if closed.seals:
         positions = [
             {"period": seal.period, "writer": writer, "last_seq": seq} for seal in closed.seals for writer, seq in seal.positions.items()
@@ -234,13 +263,23 @@ NO_ID = "(SELECT NULL::VARCHAR AS id, NULL::VARCHAR AS kind, NULL::VARCHAR AS re
 
 
 def settled_tries(attempts: str, request_ids: str) -> str:
-    """A select of tries whose charge stands, with the ids by which another poll, download or replay of the same answer is known."""
+    """A select of tries whose charge stands, with the ids by which another poll, download or replay of the same answer is known.
+
+    Only of tries that an answer recorded since can belong to: of jobs, and of the same id (one in brotli is not read yet).
+    """
     return f"""
+        WITH tries AS (
+            SELECT * FROM (SELECT * FROM {NO_TRY} UNION ALL BY NAME SELECT * FROM {attempts})
+            WHERE job_id IS NOT NULL OR result_files IS NOT NULL OR response_id IN (SELECT response_id FROM raw_response)
+                OR EXISTS (SELECT 1 FROM raw_response WHERE lower(content_encoding) LIKE '%br%')
+        ),
+        keys AS (
+            SELECT request_id, min(id) AS id FROM {request_ids}
+            WHERE kind = 'idempotency_key' AND request_id IN (SELECT request_id FROM tries) GROUP BY request_id
+        )
         SELECT a.channel, a.response_id, a.job_id, a.result_files, a.request_id, a.raw_request_id, k.id AS idempotency_key,
             a.input_tokens, a.output_tokens, a.disposition = 'charged' AS is_charged
-        FROM (SELECT * FROM {NO_TRY} UNION ALL BY NAME SELECT * FROM {attempts}) a
-        LEFT JOIN (SELECT request_id, min(id) AS id FROM {request_ids} WHERE kind = 'idempotency_key' GROUP BY request_id) k
-            ON a.request_id = k.request_id
+        FROM tries a LEFT JOIN keys k ON a.request_id = k.request_id
     """
 
 
@@ -254,14 +293,6 @@ _NO_USE = prior_allowance_use(
     "NULL::INTEGER AS raw_ordinal, NULL::VARCHAR AS piece, NULL::VARCHAR AS meter, NULL::BIGINT AS quantity WHERE false)",
     "true",
 )
-
-
-def _view(connection: duckdb.DuckDBPyConnection, name: str, parts: str | None, columns: str, kind: str) -> None:
-    if parts:
-        connection.execute(f"CREATE TABLE {name} AS SELECT {columns} FROM {parts}")
-    else:
-        named = ", ".join(f"NULL::{kind} AS {column.split(' AS ')[-1]}" for column in columns.split(", "))
-        connection.execute(f"CREATE TABLE {name} AS SELECT {named} WHERE false")
 
 
 # A row that came after its request's month closed is a copy of one that was there, or says something that nobody can book any more.
@@ -294,35 +325,31 @@ _LATE = """
 # ---- after the models ----
 
 
-def append_closed(connection: duckdb.DuckDBPyConnection, closed: Closed, models: Sequence[Model]) -> int:
-    """Put the rows of closed months back beside the open ones, and make again what spans months; the rows put back."""
-    if not closed.seals:
-        return 0
-    count = 0
-    seals = [{"period": seal.period, "hash": seal.hash} for seal in closed.seals]
-    table(connection, "closed_seal", pa.Table.from_pylist(seals, pa.schema([("period", pa.string()), ("hash", pa.string())])))
-    for name, select in _appended(closed):
-        ((rows,),) = connection.execute(f'INSERT INTO "{name}" BY NAME {select}').fetchall()
-        count += rows
-    for model in models:
-        if model.name in ACROSS:
-            connection.execute(f'DROP TABLE "{model.name}"')
-            model.run(connection)
-    return count
-
-
-def _appended(closed: Closed) -> Iterator[tuple[str, str]]:
+def closed_rows(closed: Closed) -> Iterator[tuple[Table, str]]:
+    """Each sealed table with the select of the rows that closed months give to an edition that has nothing of them yet."""
     for owned in TABLES:
-        parts = closed.parts(owned.name)
-        if parts is None or owned.name in UNOWNED:
-            continue
+        parts = closed.sealed(owned.name)
+        if parts is None or owned.name in UNOWNED or owned.name in ("wallet_lots", "wallet_holds") or owned.name in OF_THE_BOOK:
+            continue  # lots and holds are made over all months: with what is left of each lot, and with what ended each hold
         select = f"SELECT * FROM {parts}"
         if owned.name == "periods":
             select = f"SELECT p.* REPLACE ('closed' AS status, s.hash AS seal_hash) FROM {parts} p JOIN closed_seal s USING (period)"
-        elif key := OF_THE_BOOK.get(owned.name):
-            select = f"SELECT DISTINCT ON ({key}) * FROM {parts} ANTI JOIN {owned.name} USING ({key}) ORDER BY {key}, line"
         elif owned.name == "data_quality":
             select = f"SELECT * FROM {parts} WHERE period IS NOT NULL"
-        elif owned.name in ("wallet_lots", "wallet_holds"):
-            continue  # made over all months: with what is left of each lot, and with what ended each hold
-        yield owned.name, select
+        yield owned, select
+
+
+def rows_of_the_book(closed: Closed, name: str) -> str:
+    """The rows of a table of the book: those of today, and those that closed months were priced by and that stand in it no longer."""
+    parts, key = closed.sealed(name), OF_THE_BOOK[name]
+    own = f'SELECT * FROM memory."{name}"'
+    if parts is None:
+        return own
+    gone = f'SELECT DISTINCT ON ({key}) * FROM {parts} ANTI JOIN memory."{name}" USING ({key}) ORDER BY {key}, line'
+    return f"{own} UNION ALL BY NAME SELECT * FROM ({gone})"
+
+
+def register_seals(connection: duckdb.DuckDBPyConnection, closed: Closed) -> None:
+    """Make the hashes of the seals visible as `closed_seal`."""
+    seals = [{"period": seal.period, "hash": seal.hash} for seal in closed.seals]
+    table(connection, "closed_seal", pa.Table.from_pylist(seals, pa.schema([("period", pa.string()), ("hash", pa.string())])))

@@ -1,4 +1,4 @@
-"""The kernel: runs the models in name order on one connection, holds each to the laws in its header, publishes the result whole.
+"""The kernel: runs the models in name order on one connection and holds each to the laws in its header.
 
 A model is one file `NN_name.sql` with one select in it; it becomes the table `name`. Its header, the comment lines at
 the top, says what one row means and then names its laws, each after `check:`. A law is either a condition that every
@@ -8,20 +8,17 @@ recount, are named in the same way and take their place in the same order.
 
 from __future__ import annotations
 
-import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
-from schemas import durable
 from schemas.errors import LedgerError
-from schemas.ledger import TABLES, Table
+from schemas.ledger import Table
 
 MODELS = Path(__file__).parent / "models"
 SAMPLE_ROWS = 3
@@ -90,10 +87,16 @@ class Model:
 
     def run(self, connection: duckdb.DuckDBPyConnection) -> int:
         """Build the table and hold it to its laws; the number of its rows. Raises CheckFailed."""
-        connection.execute(f'CREATE TABLE "{self.name}" AS {self.select}')
+        ((rows,),) = connection.execute(f'CREATE TABLE "{self.name}" AS {self.select}').fetchall()
+        conditions = [law for law in self.laws if not _is_select(law)]
+        # all conditions in one reading; only where one is broken is it asked which
+        if rows and conditions and connection.execute(f"SELECT 1 FROM ({_offending(self.name, *conditions)}) LIMIT 1").fetchall():
+            for law in conditions:
+                hold(connection, self.name, law)
         for law in self.laws:
-            hold(connection, self.name, law)
-        return _count(connection, self.name)
+            if _is_select(law):
+                hold(connection, self.name, law)
+        return int(rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +129,12 @@ def hold(connection: duckdb.DuckDBPyConnection, model: str, law: str) -> None:
 
 def offending_rows(model: str, law: str) -> str:
     """The select of the rows that break a law."""
-    return law if _is_select(law) else f'SELECT * FROM "{model}" WHERE ({law}) IS DISTINCT FROM true'
+    return law if _is_select(law) else _offending(model, law)
 
 
-def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
-    ((count,),) = connection.execute(f'SELECT count(*) FROM "{table}"').fetchall()
-    return int(count)
+def _offending(table: str, *conditions: str) -> str:
+    broken = " OR ".join(f"({condition}) IS DISTINCT FROM true" for condition in conditions)
+    return f'SELECT * FROM "{table}" WHERE {broken}'
 
 
 def read_models(folder: Path = MODELS) -> tuple[Model, ...]:
@@ -209,57 +212,3 @@ def check_shape(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
     for column in table.columns:
         if found.get(column.name) != column.type:
             raise ShapeError(table.name, f"column {column.name} is {found.get(column.name, 'absent')}, not {column.type}")
-
-
-def publish(connection: duckdb.DuckDBPyConnection, target: Path, tables: Sequence[Table] = TABLES) -> None:
-    """Write the contract tables with their comments into a new file and rename it over `target`, synced before and after.
-
-    On any failure `target` is as it was. Raises ShapeError.
-    """
-    for table in tables:
-        check_shape(connection, table)
-    durable.make_folder(target.parent)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        connection.execute(f"ATTACH '{_quoted(str(partial))}' AS published")
-        try:
-            with _transaction(connection):
-                for table in tables:
-                    _write(connection, table)
-        finally:
-            connection.execute("DETACH published")
-        os.chmod(partial, 0o600)
-        durable.sync(partial)
-        os.replace(partial, target)
-        durable.sync(target.parent)
-    finally:
-        for left in target.parent.glob(f"{partial.name}*"):
-            left.unlink(missing_ok=True)
-
-
-@contextmanager
-def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """One commit and so one sync for all that is written."""
-    connection.execute("BEGIN")
-    try:
-        yield
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
-
-
-def _write(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
-    columns = ", ".join(f'"{name}"' for name in table.column_names)
-    types = ", ".join(f'"{column.name}" {column.type}' for column in table.columns)
-    order = ", ".join(f'"{name}" NULLS FIRST' for name in table.order_by)
-    connection.execute(f'CREATE TABLE published."{table.name}" ({types})')
-    connection.execute(f'INSERT INTO published."{table.name}" SELECT {columns} FROM "{table.name}" ORDER BY {order}')
-    connection.execute(f"COMMENT ON TABLE published.\"{table.name}\" IS '{_quoted(table.doc)}'")
-    for column in table.columns:
-        connection.execute(f'COMMENT ON COLUMN published."{table.name}"."{column.name}" IS \'{_quoted(column.doc)}\'')
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")

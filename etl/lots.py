@@ -27,8 +27,10 @@ _REMAINING = pa.schema([("lot_id", pa.string()), ("remaining", pa.decimal128(38,
 
 _STRETCHES = """
     WITH movements AS (
-        SELECT s.wallet, s.bucket, j.currency, s.posted_at, s.entry_id, s.amount, l.lot_id
-        FROM wallet_statement s JOIN journal j USING (entry_id) LEFT JOIN every_lot l ON s.entry_id = l.lot_id
+        SELECT s.wallet, s.bucket, s.currency, s.posted_at, s.entry_id, s.amount, l.lot_id
+        FROM (SELECT * FROM wallet_statement UNION ALL BY NAME SELECT * FROM published.wallet_statement) s
+        LEFT JOIN every_lot l ON s.entry_id = l.lot_id
+        WHERE (s.wallet, s.bucket, s.currency) IN (SELECT (wallet, bucket, currency) FROM every_lot)
     ),
     stretched AS (
         SELECT *, sum(CASE WHEN lot_id IS NULL THEN 0 ELSE 1 END) OVER (
@@ -37,8 +39,7 @@ _STRETCHES = """
         FROM movements
     )
     SELECT wallet, bucket, currency, max(lot_id), CAST(coalesce(sum(amount) FILTER (WHERE lot_id IS NULL), 0) AS DECIMAL(38,12))
-    FROM stretched WHERE (wallet, bucket, currency) IN (SELECT (wallet, bucket, currency) FROM every_lot)
-    GROUP BY wallet, bucket, currency, stretch ORDER BY wallet, bucket, currency, stretch
+    FROM stretched GROUP BY wallet, bucket, currency, stretch ORDER BY wallet, bucket, currency, stretch
 """
 
 
@@ -97,7 +98,7 @@ def draw(steps: Iterable[tuple[Lot | None, Decimal]]) -> dict[Lot, Decimal]:
 
 def make_lots(connection: duckdb.DuckDBPyConnection, closed: Closed) -> int:
     """Make `wallet_lots` from the lots of open and closed months; how many."""
-    parts = closed.parts("wallet_lots")
+    parts = closed.sealed("wallet_lots")
     before = f" UNION ALL BY NAME SELECT * EXCLUDE (remaining, paid_for_spent) FROM {parts}" if parts else ""
     connection.execute(f"CREATE TABLE every_lot AS SELECT * FROM topup_lots{before}")
     lots = connection.execute("SELECT lot_id, posted_at, credit, expires, paid FROM every_lot").fetchall()

@@ -234,7 +234,7 @@ def table(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> N
 
 
 def register_book(connection: duckdb.DuckDBPyConnection, book: Book, until: int | None = None, as_of: int | None = None) -> None:
-    """Make the book visible as its tables, `setting`, and, for the time that `raw_` rows and findings span, months and offsets.
+    """Make the book visible as its tables, `setting`, and, for the time that records and findings span, months and offsets.
 
     Months before `until` (microseconds) are closed: what falls into them is booked in the first open one. `as_of` stands for
     the clock where a table tells how things stand; without it that is the instant of the newest record.
@@ -257,7 +257,7 @@ def register_book(connection: duckdb.DuckDBPyConnection, book: Book, until: int 
 
 def _span(connection: duckdb.DuckDBPyConnection) -> tuple[int, int] | None:
     instants = " UNION ALL ".join(
-        f'SELECT min("{KINDS[kind].instant}") AS low, max("{KINDS[kind].instant}") AS high FROM raw_{kind}' for kind in ROW_KINDS
+        f'SELECT min("{KINDS[kind].instant}") AS low, max("{KINDS[kind].instant}") AS high FROM all_{kind}' for kind in ROW_KINDS
     )
     ((low, high),) = connection.execute(
         f'SELECT epoch_us(min(low)), epoch_us(max(high)) FROM ({instants} UNION ALL SELECT min("at"), max("at") FROM source_finding)'

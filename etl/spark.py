@@ -1,8 +1,8 @@
 """The same models on Apache Spark, for months that one machine cannot hold.
 
 A model's select and each of its laws run on the cluster; what it makes lies as Parquet in a folder that driver and workers
-share. The driver's DuckDB reads those files for the steps that are not SQL, and goes on alone from the closed months on,
-where steps write into tables. A function that only DuckDB may answer (etl/dialect.py) is answered by DuckDB on the worker.
+share. The driver's DuckDB reads those files for the steps that are not SQL, and goes on alone from where single requests are
+written, with the sums over all of them. A function that only DuckDB may answer (etl/dialect.py) is answered by DuckDB on the worker.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from pyspark.sql.pandas.functions import arrow_udf
 from etl import dialect
 from etl.kernel import SAMPLE_ROWS, CheckFailed, Model, Progress, Report, Step, in_order, offending_rows
 
-# From here on steps write into the tables that models made.
-FIRST_AT_HOME = "96"
+# From here on models read what is written of the edition.
+FIRST_AT_HOME = "80"
 
 _SETTINGS = {
     "spark.sql.session.timeZone": "UTC",

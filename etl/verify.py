@@ -31,6 +31,7 @@ from etl.seals import (
     load,
     public_key_of,
     read_seals,
+    sha256_of,
 )
 from etl.sources import date_of, is_whole
 from etl.spending import spending
@@ -272,7 +273,7 @@ def _check_ledger(home: Home, seals: tuple[MonthSeal, ...], period: str | None) 
     if not path.exists():
         return 0, 0
     noted = home.ledger / DIGEST_FILE
-    if not noted.exists() or noted.read_bytes() != digest_line(path).encode():
+    if not noted.exists() or noted.read_bytes() != digest_line(path, sha256_of(path)).encode():
         raise WrongError(f"ledger/{path.name}", "is not the file that was published (SHA-256 differs)", REBUILD)
     with open_ledger(home) as connection:
         if period is not None:

@@ -31,7 +31,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One published table: what one row means, its columns in order, and the columns its rows are stored by."""
+    """One published table: what one row means, its columns in order, and the columns by which a build stores the rows it makes."""
 
     name: str
     doc: str
@@ -301,6 +301,8 @@ WALLET_STATEMENT = _table(
     ("actor", TEXT, "who entered it"),
     ("reason", TEXT, "why"),
     ("held_after", AMOUNT, "of the balance, what holds reserved at posted_at"),
+    _CURRENCY,
+    ("period", TEXT, "the month it is booked in"),
 )
 
 WALLET_BALANCES = _table(
@@ -713,6 +715,19 @@ DATA_QUALITY = _table(
     ("blocks_close", FLAG, "true: the month cannot close while it stands"),
 )
 
+REQUEST_FINDINGS = _table(
+    "request_findings",
+    "One row per request and thing a person should know about it; `data_quality` adds them up by subject.",
+    "period kind subject request_id",
+    _REQUEST_ID,
+    _PERIOD,
+    ("kind", TEXT, "what kind of finding"),
+    ("subject", TEXT, "what it is about: a request, an endpoint, a channel and a model"),
+    ("detail", TEXT, "what was found"),
+    ("rows", COUNT, "how many rows of the request it concerns"),
+    ("blocks_close", FLAG, "true: the month cannot close while it stands and nobody acknowledged its subject"),
+)
+
 REQUEST_IDS = _table(
     "request_ids",
     "One row per id under which a logical request can be looked up.",
@@ -837,6 +852,7 @@ TABLES: tuple[Table, ...] = (
     RUNS,
     PERIODS,
     DATA_QUALITY,
+    REQUEST_FINDINGS,
     REQUEST_IDS,
     ATTRIBUTION,
     ATTEMPT_POLICY,

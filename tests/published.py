@@ -1,8 +1,9 @@
-"""A published ledger written by hand: every table of the contract, with the rows that a test names."""
+"""Published ledgers: one written by hand, every table of the contract with the rows that a test names; and two compared."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -25,3 +26,18 @@ def publish(home: Home, rows: Rows) -> None:
                 assert not set(row) - set(table.column_names), f"{table.name} has no column {set(row) - set(table.column_names)}"
                 names, marks = ", ".join(f'"{name}"' for name in row), ", ".join("?" for _ in row)
                 connection.execute(f"INSERT INTO {table.name} ({names}) VALUES ({marks})", list(row.values()))
+
+
+def differences(one: Path, other: Path) -> dict[str, int]:
+    """For each published table the number of rows that only one of the two ledgers has, each counted as often as it stands there."""
+    connection = duckdb.connect()
+    connection.execute(f"ATTACH '{one}' AS one (READ_ONLY)")
+    connection.execute(f"ATTACH '{other}' AS other (READ_ONLY)")
+    found = {}
+    for table in TABLES:
+        sides = [f'SELECT * FROM {side}."{table.name}"' for side in ("one", "other")]
+        ((rows,),) = connection.execute(
+            f"SELECT (SELECT count(*) FROM ({sides[0]} EXCEPT ALL {sides[1]})) + (SELECT count(*) FROM ({sides[1]} EXCEPT ALL {sides[0]}))"
+        ).fetchall()
+        found[table.name] = rows
+    return {name: rows for name, rows in found.items() if rows}

@@ -8,10 +8,13 @@ import duckdb
 import pytest
 
 from etl.closed import BILLS
-from etl.kernel import CheckFailed, Model, ModelError, Progress, ShapeError, check_shape, open_engine, publish, read_models, run
+from etl.edition import Change, edition
+from etl.kernel import CheckFailed, Model, ModelError, Progress, ShapeError, check_shape, open_engine, read_models, run
 from etl.lookup import AuditTableError, lookup_tables
-from schemas.ledger import TABLES, Column, Table
+from schemas.home import Home
+from schemas.ledger import BY_NAME, TABLES, Column, Table
 from schemas.meters import METERS
+from tests.rawdata import built, call
 
 GOOD = "-- One row is one number.\n-- check: n > 0\n-- check: select n from numbers\n--   where n is null\nselect 1 as n\n"
 
@@ -80,24 +83,25 @@ def test_models_run_in_name_order(tmp_path: Path) -> None:
 NUMBERS = Table("numbers", "One row is one number.", ("n",), (Column("n", "INTEGER", "the number"),))
 
 
-def test_a_failed_publish_leaves_the_old_file(tmp_path: Path) -> None:
-    """Wrong columns or types, or a fault while writing: the target is as it was and nothing lies beside it."""
-    target = tmp_path / "ledger.duckdb"
-    target.write_bytes(b"old")
-    broken = Table("numbers", "x", ("missing",), NUMBERS.columns)
+def test_a_shape_that_is_not_the_contract_s_is_refused(tmp_path: Path) -> None:
+    """A wrong type and a missing column are named."""
     with open_engine() as connection:
         connection.execute("CREATE TABLE numbers AS SELECT 1::BIGINT AS n")
         with pytest.raises(ShapeError, match="BIGINT, not INTEGER"):
-            publish(connection, target, [NUMBERS])
-        connection.execute("CREATE OR REPLACE TABLE numbers AS SELECT 1 AS n")
-        check_shape(connection, NUMBERS)
-        with pytest.raises(duckdb.Error):
-            publish(connection, target, [broken])
-        assert target.read_bytes() == b"old"
-        assert list(tmp_path.iterdir()) == [target]
-        publish(connection, target, [NUMBERS])
-    with duckdb.connect(str(target), read_only=True) as connection:
-        assert connection.execute("FROM numbers").fetchall() == [(1,)]
+            check_shape(connection, NUMBERS)
+        with pytest.raises(ShapeError, match="absent"):
+            check_shape(connection, Table("numbers", "x", ("m",), (Column("m", "BIGINT", "the number"),)))
+
+
+def test_an_edition_that_fails_leaves_the_old_file(home: Home) -> None:
+    """A fault while rows are written: the published ledger is as it was, and nothing lies beside it."""
+    built(home, call("r1"))
+    before = home.ledger_file.read_bytes()
+    beside = sorted(home.ledger.iterdir())
+    with open_engine() as connection, pytest.raises(duckdb.Error), edition(connection, home.ledger_file) as issue:
+        issue.write([Change(BY_NAME["runs"], "SELECT 'not a run' AS run_id")])
+    assert home.ledger_file.read_bytes() == before
+    assert sorted(home.ledger.iterdir()) == beside
 
 
 # ---- the real models and tables ----

@@ -8,15 +8,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import duckdb
 import pytest
 
 from etl.close import close
 from schemas.home import Home
 from schemas.instants import parse_instant
-from schemas.ledger import TABLES
 from schemas.records import Record
 from tests.cluster import spark_cluster
+from tests.published import differences
 from tests.rawdata import DAY, NOON, Archive, attempt, call, event, failure, more_rates, request, terms, topup, write_book
 from tests.test_journey import Travelled, travelled  # noqa: F401  the fixture is asked for by name
 
@@ -32,21 +31,6 @@ def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A cluster of two workers."""
     with spark_cluster(tmp_path_factory.mktemp("cluster"), workers=2) as url:
         yield url
-
-
-def differences(one: Path, other: Path) -> dict[str, int]:
-    """For each published table the number of rows that only one of the two ledgers has, each counted as often as it stands there."""
-    connection = duckdb.connect()
-    connection.execute(f"ATTACH '{one}' AS one (READ_ONLY)")
-    connection.execute(f"ATTACH '{other}' AS other (READ_ONLY)")
-    found = {}
-    for table in TABLES:
-        sides = [f'SELECT * FROM {side}."{table.name}"' for side in ("one", "other")]
-        ((rows,),) = connection.execute(
-            f"SELECT (SELECT count(*) FROM ({sides[0]} EXCEPT ALL {sides[1]})) + (SELECT count(*) FROM ({sides[1]} EXCEPT ALL {sides[0]}))"
-        ).fetchall()
-        found[table.name] = rows
-    return {name: rows for name, rows in found.items() if rows}
 
 
 def build_twice(master: str, home: Home, as_of: str, folder: Path) -> dict[str, int]:

@@ -30,7 +30,7 @@ named as (
     from (
         select e.about_id, m.request_id from entries e join members m on e.about_id = m.raw_id
         union all
-        select e.about_id, c.request_id from entries e join closed_request c on e.about_id = c.raw_id
+        select e.about_id, c.request_id from entries e join known_request c on e.about_id = c.raw_id
     ) group by about_id
 ),
 charged as (

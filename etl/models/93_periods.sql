@@ -1,11 +1,10 @@
--- One row is one month that has a request or an entry: its bounds, its totals and what stands against closing it.
+-- One row is one open month that has a request or an entry: its bounds, its totals and what stands against closing it.
 -- check: requests = charged_requests + free_requests + suspense_requests
 with per_request as (
     select
-        l.period, l.request_id, l.final_charge,
-        case when l.final_charge is null then 'suspense' when j.request_id is not null then 'charged' else 'free' end as disposition
-    from ledger l
-    left join (select distinct request_id from charge_legs) j on l.request_id = j.request_id
+        period, final_charge,
+        case when final_charge is null then 'suspense' when wallet_entry_id is not null then 'charged' else 'free' end as disposition
+    from ledger where period in (select period from book_period)
 ),
 requests as (
     select
@@ -18,13 +17,13 @@ requests as (
     from per_request group by period
 ),
 suspense as (
-    select period, sum(amount) as amount from journal where account like 'suspense:%' group by period
+    select period, sum(amount) as amount from journal where account like 'suspense:%' and period in (select period from book_period) group by period
 ),
 entries as (
-    select distinct period from journal
+    select distinct period from journal where period in (select period from book_period)
 ),
 gaps as (
-    select period, count(*) as rows from unpriced group by period
+    select period, count(*) as rows from unpriced where period in (select period from book_period) group by period
 ),
 blockers as (
     select period, count(*) as rows from data_quality where blocks_close group by period

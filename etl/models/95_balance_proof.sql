@@ -2,14 +2,14 @@
 -- transfers + reversals = closing, and what the vendor showed.
 -- check: closing = opening + topups + bonuses - charges - suspense + adjustments + refunds - expiries + transfers + reversals
 -- check: select b.wallet, b.bucket from wallet_balances b join (select wallet, bucket, currency, closing from balance_proof qualify row_number() over (partition by wallet, bucket, currency order by period desc) = 1) p on b.wallet = p.wallet and b.bucket = p.bucket and b.currency = p.currency where b.balance is distinct from p.closing
--- check: select count(*) from journal j anti join balance_proof p on j.period = p.period and j.wallet = p.wallet and j.bucket = p.bucket where j.wallet is not null having count(*) > 0
-with given as (
-    select transaction_id, -sum(amount) as amount from journal where account like 'bonus:%' group by transaction_id
-),
-movements as (
-    select j.period, j.wallet, j.bucket, j.currency, j.kind, j.amount, coalesce(g.amount, 0) as bonus
-    from journal j left join given g on j.transaction_id = g.transaction_id
-    where j.wallet is not null
+-- check: select count(*) from wallet_statement j anti join balance_proof p on j.period = p.period and j.wallet = p.wallet and j.bucket = p.bucket having count(*) > 0
+with movements as (
+    select s.period, s.wallet, s.bucket, s.currency, s.kind, s.amount, coalesce(t.bonus, 0) as bonus
+    from (
+        select entry_id, period, wallet, bucket, currency, kind, amount from wallet_statement
+        union all
+        select entry_id, period, wallet, bucket, currency, kind, amount from earlier_statement
+    ) s left join topup_lots t on s.entry_id = t.lot_id
 ),
 sums as (
     select
@@ -29,7 +29,7 @@ buckets as (
     select wallet, bucket, currency, min(period) as first_period from (
         select wallet, bucket, currency, period from movements
         union all
-        select wallet, bucket, currency, '' as period from opening
+        select wallet, bucket, currency, '' as period from first_opening
     ) group by wallet, bucket, currency
 ),
 grid as (
@@ -47,7 +47,7 @@ summed as (
         ) as closing
     from grid g
     left join sums s on g.period = s.period and g.wallet = s.wallet and g.bucket = s.bucket and g.currency = s.currency
-    left join opening o on g.wallet = o.wallet and g.bucket = o.bucket and g.currency = o.currency
+    left join first_opening o on g.wallet = o.wallet and g.bucket = o.bucket and g.currency = o.currency
 ),
 last_shown as (
     select period, wallet, bucket, currency, vendor_balance, difference from wallet_snapshots

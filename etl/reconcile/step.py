@@ -39,7 +39,7 @@ LAWS = (
     "SELECT vendor, period FROM reconciliation_waterfall GROUP BY vendor, period, gap HAVING sum(amount) IS DISTINCT FROM gap",
     """
     SELECT w.vendor, w.period FROM (SELECT DISTINCT vendor, period, gap FROM reconciliation_waterfall) w
-    LEFT JOIN (SELECT vendor, period, sum(difference) AS difference FROM reconciliation WHERE source = 'bill' GROUP BY vendor, period) r
+    LEFT JOIN (SELECT vendor, period, sum(difference) AS difference FROM bill_figures GROUP BY vendor, period) r
         ON w.vendor = r.vendor AND w.period = r.period
     WHERE w.gap IS DISTINCT FROM coalesce(r.difference, 0)
     """,
@@ -74,7 +74,7 @@ class Compared:
 
 
 def reconcile_bills(connection: duckdb.DuckDBPyConnection, home: Home, book: Book) -> int:
-    """Make the tables of MADE and add the bills' rows to `reconciliation`; how many lines were compared. Raises CheckFailed."""
+    """Make the tables of MADE, and `bill_figures` with the bills' rows of `reconciliation`; how many lines were compared. Raises CheckFailed."""
     bills: list[Bill] = []
     for found in stored(home, book):
         if isinstance(found, BillBroken):
@@ -86,7 +86,7 @@ def reconcile_bills(connection: duckdb.DuckDBPyConnection, home: Home, book: Boo
     _write(connection, "bill_lines", [row for one in compared for row in _line_rows(one)])
     _write(connection, "reconciliation_requests", [row for one in compared for row in _request_rows(one)])
     _write(connection, "reconciliation_waterfall", [row for one in compared for row in _waterfall_rows(one, book.settings.currency)])
-    _write(connection, "reconciliation", [row for one in compared for row in _group_rows(one, book.settings.currency)], append=True)
+    _write(connection, "bill_figures", [row for one in compared for row in _group_rows(one, book.settings.currency)], "reconciliation")
     channels = [{"vendor": vendor, "channel": channel} for vendor, channel in sorted({(b.vendor, c) for b in bills for c in b.channels})]
     table(connection, "billed_channel", pa.Table.from_pylist(channels, pa.schema([("vendor", pa.string()), ("channel", pa.string())])))
     owners = [{"vendor": channel.vendor, "channel": channel.name} for channel in book.channels]
@@ -254,11 +254,11 @@ def _status(status: str, source: str, charged: Decimal | None) -> str:
 # ---- to the ledger ----
 
 
-def _write(connection: duckdb.DuckDBPyConnection, name: str, rows: Sequence[dict[str, Any]], *, append: bool = False) -> None:
-    declared = BY_NAME[name]
-    if not append:
-        columns = ", ".join(f'"{column.name}" {column.type}' for column in declared.columns)
-        connection.execute(f'CREATE TABLE "{name}" ({columns})')
+def _write(connection: duckdb.DuckDBPyConnection, name: str, rows: Sequence[dict[str, Any]], like: str | None = None) -> None:
+    """Make a table with the columns of the declared table `like`, itself where nothing is said."""
+    declared = BY_NAME[like or name]
+    columns = ", ".join(f'"{column.name}" {column.type}' for column in declared.columns)
+    connection.execute(f'CREATE TABLE "{name}" ({columns})')
     if rows:
         schema = pa.schema([(column.name, _ARROW[column.type]) for column in declared.columns])
         connection.register("made", pa.Table.from_pylist([{c.name: row.get(c.name) for c in declared.columns} for row in rows], schema))

@@ -7,16 +7,18 @@ with shown as (
     from admin_events e join book_period p on e.at >= p.starts_at and e.at < p.ends_at
     where e.event = 'wallet_snapshot' and e.amount is not null and e.wallet is not null and e.bucket is not null
 ),
-movements as (
-    select wallet, bucket, currency, posted_at, amount from journal where wallet is not null
+balances as (
+    select wallet, bucket, currency, posted_at, entry_id, balance_after from wallet_statement
     union all
-    select wallet, bucket, currency, timestamp '0001-01-01 00:00:00' as posted_at, balance as amount from opening
+    select wallet, bucket, currency, posted_at, entry_id, balance_after from earlier_statement
+    union all
+    select wallet, bucket, currency, timestamp '0001-01-01 00:00:00' as posted_at, '' as entry_id, balance from first_opening
 ),
 booked as (
-    select s.event_id, sum(m.amount) as balance
+    select s.event_id, b.balance_after as balance
     from shown s
-    join movements m on s.wallet = m.wallet and s.bucket = m.bucket and s.currency = m.currency and m.posted_at <= s.at
-    group by s.event_id
+    join balances b on s.wallet = b.wallet and s.bucket = b.bucket and s.currency = b.currency and b.posted_at <= s.at
+    qualify row_number() over (partition by s.event_id order by b.posted_at desc, b.entry_id desc) = 1
 ),
 compared as (
     select

@@ -6,7 +6,7 @@ with holds as (
     from wallet_holds h join setting s on h.placed_at <= s.as_of and s.as_of < h.ends_at
 ),
 movements as (
-    select wallet, bucket, currency, amount, cast(0 as decimal(38,12)) as held from journal where wallet is not null
+    select wallet, bucket, currency, amount, cast(0 as decimal(38,12)) as held from wallet_statement
     union all
     select wallet, bucket, currency, balance as amount, cast(0 as decimal(38,12)) as held from opening
     union all

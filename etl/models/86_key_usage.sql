@@ -16,7 +16,8 @@ sums as (
         cast(sum(case when final_charge is null then 1 else 0 end) as bigint) as unpriced,
         min(created_at) as first_used_at,
         max(created_at) as last_used_at
-    from ledger group by period, api_key_id, api_key_label, user_id, project, wallet, currency
+    from ledger where period in (select period from touched where is_open)
+    group by period, api_key_id, api_key_label, user_id, project, wallet, currency
 )
 select
     s.period, s.api_key_id, s.api_key_label, s.user_id, s.project, s.wallet, s.requests, s.ok, s.rejected,

@@ -14,5 +14,5 @@ select
     cast(count(distinct user_id) as bigint) as users,
     cast(count(distinct project) as bigint) as projects,
     currency
-from ledger where run_id is not null
+from ledger where run_id in (select run_id from touched)
 group by run_id, currency

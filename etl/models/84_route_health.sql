@@ -1,15 +1,15 @@
--- One row is one month, channel and upstream model: how the route did. A percentile is the smallest measured value that at least
+-- One row is one open month, channel and upstream model: how the route did. A percentile is the smallest measured value that at least
 -- that share of the values do not exceed (nearest rank), found by counting, without division.
 -- check: ok + failed >= 1
 with tries as (
     select
-        p.period, a.channel, a.sent_model as model, a.request_id, a.outcome, a.reason, a.charged,
+        l.period, a.channel, a.sent_model as model, a.request_id, a.outcome, a.reason, a.charged,
         case when a.status = 'ok' and a.ended_at >= a.started_at then date_diff('microsecond', a.started_at, a.ended_at) // 1000 end as took_ms,
         case when a.status = 'ok' and a.first_token_at >= a.started_at then date_diff('microsecond', a.started_at, a.first_token_at) // 1000 end as first_token_ms,
         case when a.status = 'ok' then l.fallback_latency_ms end as added_ms
     from attempts a
-    join ledger_facts l on a.request_id = l.request_id
-    join book_period p on l.created_at >= p.starts_at and l.created_at < p.ends_at
+    join ledger l on a.request_id = l.request_id
+    where l.period in (select period from touched where is_open)
 ),
 counts as (
     select

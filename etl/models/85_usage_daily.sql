@@ -1,6 +1,6 @@
 -- One row is one UTC day, project, user, key, model, channel and bucket: requests, tokens and charges.
 -- check: requests > 0
--- check: select sum(requests) from usage_daily having sum(requests) is distinct from (select case when count(*) > 0 then count(*) end from ledger)
+-- check: select sum(requests) from usage_daily having sum(requests) is distinct from (select case when count(*) > 0 then count(*) end from ledger where cast(created_at as date) in (select day from touched))
 select
     cast(created_at as date) as day, project, user_id, api_key_id, public_model, endpoint, served_channel, route, balance_bucket,
     cast(count(*) as bigint) as requests,
@@ -14,5 +14,5 @@ select
     cast(coalesce(sum(list_charge), 0) as decimal(38,12)) as list_charge,
     cast(sum(case when final_charge is null then 1 else 0 end) as bigint) as unpriced,
     currency
-from ledger
+from ledger where cast(created_at as date) in (select day from touched)
 group by cast(created_at as date), project, user_id, api_key_id, public_model, endpoint, served_channel, route, balance_bucket, currency

@@ -1,0 +1,387 @@
+"""What a build carries over from the published ledger, and what it makes again.
+
+A build that goes on from the published ledger leaves the rows of closed months where they are. Of the open months it makes
+everything again; or, where little came since, only the requests that what came can touch: those that are new, that belong
+to one logical request or one job with new ones, that share an answer's id with them, or that an entry names. Entries are
+few and are always booked again. What is made from all requests (sums, balances, findings) is made from the edition's rows.
+The result is that of a build of everything: whoever cannot be sure makes everything again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import duckdb
+import orjson
+
+from etl.closed import (
+    OF_THE_BOOK,
+    Closed,
+    charged_before,
+    closed_rows,
+    register_before,
+    register_closed,
+    register_seals,
+    register_settled,
+    rows_of_the_book,
+)
+from etl.edition import Change, Edition, own_rows
+from etl.reread import reread
+from etl.sources import ROW_KINDS, Sources
+from schemas import durable
+from schemas.book import Book
+from schemas.home import Home
+from schemas.ledger import BY_NAME, TABLES
+
+BASIS_FILE = "ledger.basis.json"
+FEW = 5  # where more than one in so many requests of the open months is new, all of them are made again
+PROJECT = Path(__file__).parent.parent
+
+# Tables that are made from the edition's rows, each with the condition that picks what is made again; None: all of it.
+FROM_ALL: dict[str, str | None] = {
+    "wallet_statement": 'posted_at >= (SELECT "at" FROM stated_from)',
+    "wallet_balances": None,
+    "wallet_lots": None,
+    "balance_proof": "{open}",
+    "route_health": "period IN (SELECT period FROM touched WHERE is_open)",
+    "key_usage": "period IN (SELECT period FROM touched WHERE is_open)",
+    "usage_daily": "day IN (SELECT day FROM touched)",
+    "runs": "run_id IN (SELECT run_id FROM touched)",
+    "audit_trail": "{open}",
+    "data_quality": "period IS NULL OR {open}",
+    "periods": "{open}",
+    "bills": None,
+    "bill_lines": None,
+    "reconciliation_requests": None,
+    "reconciliation_waterfall": None,
+    "reconciled_months": None,
+}
+# Of the others, which rows are made again where it is not those of the requests that are.
+STALE: dict[str, str | None] = {
+    "journal": "{open} AND (kind NOT IN ('charge', 'suspense') OR request_id IN (SELECT request_id FROM stale_request))",
+    "reconciliation": "source = 'bill' OR (source = 'snapshot' AND {open}) OR request_id IN (SELECT request_id FROM stale_request)",
+    "wallet_holds": None,
+    "key_permissions": None,
+    "build_inputs": None,
+    **dict.fromkeys(OF_THE_BOOK),
+}
+OF_REQUESTS = "request_id IN (SELECT request_id FROM stale_request)"
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What a published ledger was made from; it stands beside it, and is worth nothing for any other file."""
+
+    sha256: str
+    code: str
+    book: str
+    seals: tuple[str, ...]
+
+    def carries(self, closed: Closed) -> bool:
+        """Whether the months that it knew as closed still are, and the code that made it is this."""
+        return self.code == code_digest() and self.seals == tuple(seal.hash for seal in closed.seals)[: len(self.seals)]
+
+
+@cache
+def code_digest() -> str:
+    """SHA-256 over everything that decides what a build makes: the code, its tables and the release of DuckDB."""
+    digest = hashlib.sha256(duckdb.__version__.encode())
+    for package in ("etl", "schemas"):
+        for path in sorted((PROJECT / package).rglob("*")):
+            if path.suffix in (".py", ".sql", ".csv", ".toml", ".json"):
+                digest.update(f"{path.relative_to(PROJECT)}\n".encode())
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def read_basis(home: Home) -> Basis | None:
+    """What the published ledger was made from; null where nobody knows."""
+    try:
+        facts = orjson.loads((home.ledger / BASIS_FILE).read_bytes())
+        return Basis(**{**facts, "seals": tuple(facts["seals"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def write_basis(home: Home, sha256: str, book: Book, closed: Closed) -> None:
+    """Say what the published ledger was made from."""
+    basis = Basis(sha256, code_digest(), book.digest, tuple(seal.hash for seal in closed.seals))
+    durable.replace(home.ledger / BASIS_FILE, orjson.dumps(asdict(basis), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+# ---- before the models ----
+
+
+def register_scope(connection: duckdb.DuckDBPyConnection, closed: Closed, sources: Sources, book: Book, basis: Basis | None) -> None:
+    """Make visible the records of this build (`raw_`), what it replaces, and everything that stays and that its models ask for."""
+    register_closed(connection, closed)
+    if closed.in_edition and basis and basis.book == book.digest and _is_plain(connection, sources, book) and _is_little(connection):
+        _narrow(connection, sources)
+    else:
+        _everything_open(connection, closed)
+    event = "ANTI JOIN closed_event c ON r.event_id = c.event_id" if closed.seals else ""
+    connection.execute(f"CREATE VIEW raw_event AS SELECT r.* FROM all_event r {event}")
+    register_before(connection, closed)
+    _register_standing(connection, closed)
+    register_seals(connection, closed)
+
+
+def _everything_open(connection: duckdb.DuckDBPyConnection, closed: Closed) -> None:
+    for kind in ROW_KINDS[:-1]:
+        less = "ANTI JOIN closed_request c ON r.request_id = c.raw_id" if closed.seals else ""
+        connection.execute(f"CREATE VIEW raw_{kind} AS SELECT r.* FROM all_{kind} r {less}")
+    if closed.in_edition:
+        connection.execute(f"CREATE TABLE stale_request AS SELECT request_id FROM published.ledger WHERE {closed.is_open}")
+        connection.execute(_REPLACED)
+        return
+    connection.execute("CREATE TABLE stale_request (request_id VARCHAR)")
+    parts = (
+        closed.sealed("ledger") or "(SELECT NULL::VARCHAR AS period, NULL::TIMESTAMP AS created_at, NULL::VARCHAR AS run_id WHERE false)"
+    )
+    connection.execute(f"CREATE TABLE replaced_request AS SELECT period, created_at, run_id FROM {parts}")
+
+
+_REPLACED = """
+    CREATE TABLE replaced_request AS
+    SELECT period, created_at, run_id FROM published.ledger WHERE request_id IN (SELECT request_id FROM stale_request)
+"""
+
+
+def _is_plain(connection: duckdb.DuckDBPyConnection, sources: Sources, book: Book) -> bool:
+    """Whether no request's charge hangs on all others' (free allowances), and every file could be read, now and before."""
+    ((quarantined,),) = connection.execute("SELECT count(*) FROM published.data_quality WHERE kind = 'quarantined_file'").fetchall()
+    before: dict[str, int] = dict(connection.execute("SELECT writer, last_seq FROM published.build_inputs").fetchall())
+    return (
+        not quarantined
+        and not any(finding.kind == "quarantined_file" for finding in sources.findings)
+        and not any(row.term.startswith("allowance") for row in book.terms)
+        and all(sources.positions.get(writer, 0) >= seq for writer, seq in before.items())
+    )
+
+
+def _is_little(connection: duckdb.DuckDBPyConnection) -> bool:
+    connection.execute("CREATE TABLE source_after AS SELECT writer, last_seq FROM published.build_inputs")
+    ((fresh, every),) = connection.execute(
+        f"SELECT count(*) FILTER (WHERE {_NEW}), count(*) FROM all_request r LEFT JOIN source_after a ON r.writer = a.writer"
+    ).fetchall()
+    return bool(fresh * FEW <= every)
+
+
+_NEW = "r.seq > coalesce(a.last_seq, 0)"
+_FRESH = " UNION ".join(
+    f"SELECT r.request_id FROM all_{kind} r LEFT JOIN source_after a ON r.writer = a.writer WHERE {_NEW}" for kind in ROW_KINDS[:-1]
+)
+
+# Requests that an entry made since names, by any of their ids or by a transaction of theirs.
+_NAMED = f"""
+    SELECT d.raw_request_id FROM published.dispositions d
+    WHERE d.request_id IN (
+        WITH entries AS (
+            SELECT coalesce(r.request_id, json_extract_string(r.facts, '$.request_id')) AS about_id,
+                json_extract_string(r.facts, '$.transaction') AS transaction_id
+            FROM all_event r LEFT JOIN source_after a ON r.writer = a.writer WHERE {_NEW}
+        )
+        SELECT o.request_id FROM published.dispositions o WHERE o.raw_request_id IN (SELECT about_id FROM entries WHERE about_id IS NOT NULL)
+        UNION
+        SELECT j.request_id FROM published.journal j
+        WHERE j.transaction_id IN (SELECT transaction_id FROM entries WHERE transaction_id IS NOT NULL)
+    )
+"""
+
+# What each pass finds that the new ones of the pass before are tied to. Each condition is at least as wide as the models'.
+_TIED = (
+    # one answer: the same id of the vendor, in the body or in a header, or the id of the other door's request
+    """
+    WITH ids AS (
+        SELECT response_id AS id FROM all_response WHERE request_id IN (SELECT raw_id FROM latest)
+        UNION SELECT response_id FROM reread WHERE raw_id IN (SELECT raw_id FROM latest)
+        UNION SELECT json_extract_string(r.headers, '$."' || h.header || '"') FROM all_response r JOIN table_request_ids h ON h.side = 'response'
+            WHERE r.request_id IN (SELECT raw_id FROM latest)
+        UNION SELECT json_extract_string(headers, '$."x-ledger-request-id"') FROM all_response WHERE request_id IN (SELECT raw_id FROM latest)
+    )
+    SELECT d.raw_request_id FROM published.dispositions d WHERE d.request_id IN (
+        SELECT p.request_id FROM published.request_ids p
+        WHERE p.kind IN ('response_id', 'upstream_request_id', 'request', 'linked') AND p.id IN (SELECT id FROM ids WHERE id <> '')
+    )
+    """,
+    # the forward door's record of a call that names the gateway's
+    """
+    SELECT r.request_id FROM all_response r
+    WHERE r.closed_at >= (
+            SELECT min(q.received_at) FROM all_request q WHERE q.door = 'gateway' AND q.request_id IN (SELECT raw_id FROM latest)
+        )
+        AND json_extract_string(r.headers, '$."x-ledger-request-id"') IN (SELECT raw_id FROM latest)
+    """,
+    # one call sent again, or recorded at both doors
+    """
+    WITH calls AS (
+        SELECT DISTINCT path, match_sha256 FROM all_request WHERE request_id IN (SELECT raw_id FROM latest)
+    ),
+    alike AS (
+        SELECT r.request_id, r.match_sha256, r.path, r.door,
+            r.headers LIKE '%idempotency-key%' OR (r.headers LIKE '%x-stainless-retry-count%'
+                AND coalesce(try_cast(json_extract_string(r.headers, '$."x-stainless-retry-count"') AS INTEGER), 0) > 0) AS is_counted
+        FROM all_request r JOIN calls c ON r.path = c.path AND r.match_sha256 IS NOT DISTINCT FROM c.match_sha256
+    )
+    SELECT request_id FROM alike
+    QUALIFY bool_or(is_counted) OVER (PARTITION BY path, match_sha256) OR min(door) OVER (PARTITION BY path, match_sha256)
+        <> max(door) OVER (PARTITION BY path, match_sha256)
+    """,
+    # jobs, which are few: where one is asked for, polled or fetched, all of them
+    """
+    SELECT a.raw_request_id FROM published.attempts a
+    WHERE (a.job_id IS NOT NULL OR a.result_files IS NOT NULL) AND EXISTS (
+        SELECT 1 FROM all_request r JOIN table_endpoints e ON r.method = e.method AND rtrim(r.path, '/') LIKE e.suffix
+        WHERE e.job IS NOT NULL AND r.request_id IN (SELECT raw_id FROM latest)
+    )
+    """,
+    # one logical request
+    """
+    SELECT b.raw_request_id FROM published.dispositions a JOIN published.dispositions b ON a.request_id = b.request_id
+    WHERE a.raw_request_id IN (SELECT raw_id FROM latest)
+    """,
+)
+
+
+def _narrow(connection: duckdb.DuckDBPyConnection, sources: Sources) -> None:
+    """Register only the records that came since and what those can touch."""
+    connection.execute(f"CREATE TABLE needed AS SELECT DISTINCT request_id AS raw_id FROM ({_FRESH} UNION {_NAMED})")
+    connection.execute("CREATE TABLE latest AS FROM needed")
+    connection.execute("CREATE VIEW raw_response AS SELECT * FROM all_response WHERE request_id IN (SELECT raw_id FROM latest)")
+    while connection.execute("SELECT count(*) FROM latest").fetchall() != [(0,)]:
+        reread(connection, sources)
+        tied = " UNION ".join(f"({select})" for select in _TIED)
+        connection.execute(f"CREATE TABLE found AS SELECT raw_request_id AS raw_id FROM ({tied}) EXCEPT SELECT raw_id FROM needed")
+        connection.execute("INSERT INTO needed FROM found")
+        connection.execute("DROP TABLE reread")
+        connection.execute("DROP VIEW raw_response")
+        connection.execute("DROP TABLE latest")
+        connection.execute("ALTER TABLE found RENAME TO latest")
+        connection.execute("CREATE VIEW raw_response AS SELECT * FROM all_response WHERE request_id IN (SELECT raw_id FROM latest)")
+    connection.execute("DROP VIEW raw_response")
+    connection.execute("DELETE FROM needed WHERE raw_id IN (SELECT raw_id FROM closed_request)")
+    for kind in ROW_KINDS[:-1]:
+        connection.execute(f"CREATE TABLE raw_{kind} AS SELECT * FROM all_{kind} WHERE request_id IN (SELECT raw_id FROM needed)")
+    connection.execute(
+        "CREATE TABLE stale_request AS SELECT DISTINCT request_id FROM published.dispositions WHERE raw_request_id IN (SELECT raw_id FROM needed)"
+    )
+    connection.execute(_REPLACED)
+
+
+def _register_standing(connection: duckdb.DuckDBPyConnection, closed: Closed) -> None:
+    """Make visible the requests and charges that this build takes as they were booked; an entry may name one of them."""
+    statement, journal = closed.sealed("wallet_statement"), closed.sealed("journal")
+    if closed.in_edition:
+        connection.execute(
+            "CREATE VIEW known_request AS SELECT raw_request_id AS raw_id, request_id FROM published.dispositions "
+            "WHERE request_id NOT IN (SELECT request_id FROM stale_request)"
+        )
+        stands = (
+            f"period IN ({closed.periods}) OR (kind IN ('charge', 'suspense') AND request_id NOT IN (SELECT request_id FROM stale_request))"
+        )
+        statement = f"(SELECT * FROM published.wallet_statement WHERE {stands})"
+        journal = f"(SELECT * FROM published.journal WHERE {stands})"
+    else:
+        connection.execute("CREATE VIEW known_request AS SELECT raw_id, request_id FROM closed_request")
+    connection.execute(f"CREATE TABLE closed_charge AS {charged_before(statement or _NO_STATEMENT, 'known_request')}")
+    register_settled(connection, journal, statement, closed.sealed("wallet_holds"))
+
+
+_NO_STATEMENT = (
+    "(SELECT NULL::VARCHAR AS request_id, NULL::VARCHAR AS wallet, NULL::VARCHAR AS bucket, NULL::VARCHAR AS kind, "
+    "0::DECIMAL(38,12) AS amount WHERE false)"
+)
+
+
+# ---- between the models of single requests and those of all ----
+
+
+def settle(connection: duckdb.DuckDBPyConnection, edition: Edition, closed: Closed) -> int:
+    """Write what was made of single requests into the edition, whose rows later models read by the same names; how many tables."""
+    if edition.goes_on:
+        _go_on_from_statement(connection, closed)
+        dropped = [Change(BY_NAME["wallet_statement"], "", _condition("wallet_statement", closed))]
+    else:
+        dropped = [Change(owned, select, "false") for owned, select in closed_rows(closed)]
+    own = [own_rows(connection, made, _condition(made.name, closed)) for made in TABLES if made.name not in FROM_ALL]
+    of_the_book = [
+        Change(change.table, rows_of_the_book(closed, change.table.name)) if change.table.name in OF_THE_BOOK else change for change in own
+    ]
+    edition.write([*dropped, *of_the_book])
+    for change in own:
+        name = change.table.name
+        connection.execute(f'DROP TABLE "{name}"')
+        connection.execute(f'CREATE VIEW "{name}" AS SELECT * FROM published."{name}"')
+    first = "posted_at >= (SELECT starts_at FROM first_open)" if closed.seals else "true"
+    connection.execute("CREATE TABLE first_open AS SELECT min(starts_at) AS starts_at FROM book_period WHERE service_period = period")
+    connection.execute(f"CREATE VIEW earlier_statement AS SELECT * FROM published.wallet_statement WHERE {first}")
+    return len(own)
+
+
+def _condition(name: str, closed: Closed) -> str | None:
+    found = {**FROM_ALL, **STALE}.get(name, OF_REQUESTS)
+    return found and found.replace("{open}", closed.is_open)
+
+
+def _go_on_from_statement(connection: duckdb.DuckDBPyConnection, closed: Closed) -> None:
+    """Find the first leg or hold that changed; legs from there on join `wallet_legs`, and `opening` is what those before left."""
+    gone = f"{closed.is_open} AND (kind NOT IN ('charge', 'suspense') OR request_id IN (SELECT request_id FROM stale_request))"
+    columns = ", ".join(column for column in BY_NAME["wallet_holds"].column_names)
+    holds = [f"SELECT {columns} FROM {place}wallet_holds" for place in ("memory.", "published.")]
+    legs = ("entry_id, posted_at, period, wallet, bucket, kind, amount, request_id, actor, reason, currency",)
+    own, theirs = f"SELECT {legs[0]} FROM wallet_legs", f"SELECT {legs[0]} FROM published.wallet_statement WHERE {gone}"
+    connection.execute(
+        f"""
+        CREATE TABLE stated_from AS
+        SELECT coalesce(min("at"), TIMESTAMP '9999-12-31 00:00:00') AS "at" FROM (
+            SELECT posted_at AS "at" FROM (({own} EXCEPT {theirs}) UNION ALL ({theirs} EXCEPT {own}))
+            UNION ALL
+            SELECT placed_at FROM (({holds[0]} EXCEPT {holds[1]}) UNION ALL ({holds[1]} EXCEPT {holds[0]}))
+        )
+        """
+    )
+    connection.execute('DELETE FROM wallet_legs WHERE posted_at < (SELECT "at" FROM stated_from)')
+    connection.execute(
+        f"INSERT INTO wallet_legs SELECT {legs[0]} FROM published.wallet_statement "
+        f'WHERE posted_at >= (SELECT "at" FROM stated_from) AND NOT ({gone})'
+    )
+    connection.execute(
+        """
+        CREATE OR REPLACE TABLE opening AS
+        SELECT wallet, bucket, currency, balance_after AS balance FROM published.wallet_statement
+        WHERE posted_at < (SELECT "at" FROM stated_from)
+        QUALIFY row_number() OVER (PARTITION BY wallet, bucket, currency ORDER BY posted_at DESC, entry_id DESC) = 1
+        UNION ALL
+        SELECT * FROM first_opening o ANTI JOIN published.wallet_statement s
+            ON o.wallet = s.wallet AND o.bucket = s.bucket AND o.currency = s.currency AND s.posted_at < (SELECT "at" FROM stated_from)
+        """
+    )
+
+
+# ---- after the models ----
+
+
+def finish(connection: duckdb.DuckDBPyConnection, edition: Edition, closed: Closed) -> None:
+    """Write what was made from all requests into the edition."""
+    edition.write(_last_changes(connection, closed))
+    connection.execute(
+        "UPDATE published.periods SET status = 'closed', seal_hash = s.hash FROM closed_seal s "
+        "WHERE periods.period = s.period AND seal_hash IS DISTINCT FROM s.hash"
+    )
+
+
+def _last_changes(connection: duckdb.DuckDBPyConnection, closed: Closed) -> Iterator[Change]:
+    for name in FROM_ALL:
+        stale = "false" if name == "wallet_statement" else _condition(name, closed)
+        yield own_rows(connection, BY_NAME[name], stale)
+    yield Change(BY_NAME["reconciliation"], "SELECT * FROM snapshot_figures UNION ALL BY NAME SELECT * FROM bill_figures", "false")
+
+
+def register_alone(connection: duckdb.DuckDBPyConnection) -> None:
+    """What `settle` gives to later models, for a build that publishes nothing."""
+    columns = ", ".join(f'"{column.name}" {column.type}' for column in BY_NAME["wallet_statement"].columns)
+    connection.execute(f"CREATE TABLE earlier_statement ({columns})")
