@@ -22,6 +22,9 @@ from schemas.ledger import Table
 
 MODELS = Path(__file__).parent / "models"
 SAMPLE_ROWS = 3
+MOST_MEMORY = 5 << 30  # bytes
+
+_UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 _FILE_NAME = re.compile(r"(\d\d)_([a-z][a-z_]*)")
 
@@ -191,7 +194,11 @@ def run(connection: duckdb.DuckDBPyConnection, steps: Sequence[Model | Step], re
 
 
 def open_engine(*, memory_limit: str | None = None, threads: int | None = None, spill_to: Path | None = None) -> duckdb.DuckDBPyConnection:
-    """A private in-memory DuckDB in UTC that spills to `spill_to` and relies on no row order."""
+    """A private in-memory DuckDB in UTC that spills to `spill_to` and relies on no row order.
+
+    Without a `memory_limit` it takes what DuckDB would (80 % of the machine's or the container's memory), and MOST_MEMORY at most:
+    beyond that a build spills, at a tenth more of CPU, and leaves room for whatever else the machine does.
+    """
     connection = duckdb.connect(":memory:")
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET preserve_insertion_order = false")
@@ -199,8 +206,11 @@ def open_engine(*, memory_limit: str | None = None, threads: int | None = None, 
     connection.execute("SET parquet_metadata_cache = true")  # several models read the same sealed files, which never change
     if threads:
         connection.execute(f"SET threads = {int(threads)}")
-    if memory_limit:
-        connection.execute("SET memory_limit = ?", [memory_limit])
+    if memory_limit is None:
+        ((own,),) = connection.execute("SELECT current_setting('memory_limit')").fetchall()
+        size, unit = own.split()
+        memory_limit = f"{min(float(size) * _UNITS[unit], MOST_MEMORY):.0f}B"
+    connection.execute("SET memory_limit = ?", [memory_limit])
     if spill_to:
         connection.execute("SET temp_directory = ?", [str(spill_to)])
     return connection

@@ -99,7 +99,8 @@ LATER: dict[str, tuple[Sequence[Record], Sequence[Record]]] = {
 
 def test_what_comes_later_changes_what_it_touches(home: Home, tmp_path: Path) -> None:
     """Forty calls are published, then one thing after the other comes: each time the ledger is that of a build of everything, and the
-    forty are not made again."""
+    forty are not made again.
+    """
     archive = recording(home)
     archive.seal([*many(40), *(record for before, _ in LATER.values() for record in before)])
     build(home, as_of=AS_OF)
