@@ -32,8 +32,11 @@ class Entry:
 
     summary: str
     target: str = ""  # module:attribute
+    judge: str = ""  # module:attribute that the command asks, with home and event, before it records what names something recorded
     below: Mapping[str, Entry] = field(default_factory=dict)
 
+
+_JUDGE = "etl.entry:judge"
 
 # Modules are loaded by name when their command runs, so that `receipt` does not wait for mitmproxy to be imported.
 COMMANDS: Mapping[str, Entry] = {
@@ -52,13 +55,13 @@ COMMANDS: Mapping[str, Entry] = {
         "Top-ups, adjustments, refunds, expiries, snapshots and balances.",
         below={
             "topup": Entry("Record credit that was bought or given.", "proxy.commands.wallet:topup"),
-            "adjust": Entry("Record a correction of a balance.", "proxy.commands.wallet:adjust"),
-            "refund": Entry("Record money that came back.", "proxy.commands.wallet:refund"),
+            "adjust": Entry("Record a correction of a balance.", "proxy.commands.wallet:adjust", _JUDGE),
+            "refund": Entry("Record money that came back.", "proxy.commands.wallet:refund", _JUDGE),
             "expire": Entry("Record credit that lapsed.", "proxy.commands.wallet:expire"),
             "transfer": Entry("Record that an amount moved to another balance.", "proxy.commands.wallet:transfer"),
-            "hold": Entry("Reserve an amount until an instant.", "proxy.commands.wallet:hold"),
-            "release": Entry("End a hold before its instant.", "proxy.commands.wallet:release"),
-            "reverse": Entry("Negate a whole transaction.", "proxy.commands.wallet:reverse"),
+            "hold": Entry("Reserve an amount until an instant.", "proxy.commands.wallet:hold", _JUDGE),
+            "release": Entry("End a hold before its instant.", "proxy.commands.wallet:release", _JUDGE),
+            "reverse": Entry("Negate a whole transaction.", "proxy.commands.wallet:reverse", _JUDGE),
             "snapshot": Entry("Record the balance that the vendor shows.", "proxy.commands.wallet:snapshot"),
             "list": Entry("Balances by wallet and bucket.", "etl.commands.wallets:list_wallets"),
         },
@@ -86,6 +89,11 @@ COMMANDS: Mapping[str, Entry] = {
         },
     ),
 }
+
+
+def _loaded(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def _set_home(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
@@ -122,8 +130,9 @@ class Roof(click.Group):
             return None
         if entry.below:
             return Roof(cmd_name, entry)
-        module, _, attribute = entry.target.partition(":")
-        command: click.Command = copy.copy(getattr(importlib.import_module(module), attribute))
+        command: click.Command = copy.copy(_loaded(entry.target))
+        if entry.judge:
+            ctx.meta["tokenledger.judge"] = _loaded(entry.judge)
         command.name = cmd_name
         command.params = [*command.params, _home_option()]
         return command
@@ -202,7 +211,7 @@ def ledger(  # noqa: PLR0913, PLR0917  a command takes one argument for each of 
     from proxy.seal import seal  # noqa: PLC0415
     from schemas import manifest  # noqa: PLC0415
     from schemas.book import load_book  # noqa: PLC0415
-    from schemas.instants import parse_instant  # noqa: PLC0415
+    from schemas.instants import parse_option  # noqa: PLC0415
     from schemas.rawstore import RawStore  # noqa: PLC0415
     from schemas.records import Instant  # noqa: PLC0415
 
@@ -214,7 +223,7 @@ def ledger(  # noqa: PLR0913, PLR0917  a command takes one argument for each of 
         require_month(month)
     book = load_book(home.book)  # a wrong book stops everything before anything is touched
     store = RawStore(book.settings.raw.store) if book.settings.raw.store else None
-    now = Instant(time.time_ns() // 1000) if as_of is None else parse_instant(as_of)
+    now = Instant(time.time_ns() // 1000) if as_of is None else parse_option("--as-of", as_of)
     _say("sealing what was recorded")
     seal(home, now, store)
     if not manifest.read(home.manifest):
