@@ -253,7 +253,7 @@ def ledger(  # noqa: PLR0913, PLR0917  a command takes one argument for each of 
         summary = summarise(connection, period)
     click.echo(orjson.dumps(summary.as_json(), option=orjson.OPT_INDENT_2) if as_json else summary.as_text(_command(home)))
     for refusal in done.refusals:
-        _say(str(refusal))
+        _say(f"{refusal}{_same_home(home)}")
     return 1 if done.refusals else 0
 
 
@@ -363,6 +363,11 @@ def _append(home: Home, now: int, entries: Sequence[tuple[str, str | None, str |
 def _command(home: Home) -> str:
     """How a person names this home on the command line: not at all where it is the default one."""
     return "tokenledger" if home.root == Path("data").absolute() else f"tokenledger --home {shlex.quote(str(home.root))}"
+
+
+def _same_home(home: Home) -> str:
+    """What a command that ends here needs so that, typed in the same shell, it finds this home."""
+    return "" if Home.find(None).root == home.root else f" --home {shlex.quote(str(home.root))}"
 
 
 def _say(text: str) -> None:

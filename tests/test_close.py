@@ -230,16 +230,6 @@ def test_a_quarantined_file_is_refused_until_restored(home: Home) -> None:
     assert close(home, MORNING).closed == ("2026-10",)
 
 
-def test_an_entry_that_cannot_be_booked_is_refused(home: Home) -> None:
-    """A refund beyond the charge stands against the close until somebody acknowledges that it is not booked."""
-    refund = {"actor": "a", "reason": "r", "reference": "x", "wallet": "research", "bucket": "official_credit", "request_id": "r1"}
-    archive = recorded(home, *call("r1"), event("f1", "wallet_refund", NOON + DAY, amount="1", **refund))
-    (found,) = close(home, MORNING).refusals
-    assert found.reason.startswith("faulty_entry f1: wallet_refund is not booked: with it the refunds")
-    archive.seal([event("a1", "acknowledged", NOON + 2 * DAY, actor="ann", reason="mistyped", subject="f1")])
-    assert close(home, MORNING).closed == ("2026-10",)
-
-
 @pytest.mark.parametrize(
     ("told", "fault"),
     [
