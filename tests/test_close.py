@@ -422,14 +422,23 @@ def test_the_command_refuses_then_closes_and_the_receipt_can_be_proved(home: Hom
     assert closed.returncode == 0, closed.stderr
     assert tokenledger(home, "ledger", *as_of, "--period", "2026-10").returncode == 0
 
-    receipt = tmp_path / "receipt.json"
-    script = [sys.executable, "-I", str(ROOT / "tools" / "verify_receipt.py"), str(receipt), str(home.ledger / "2026-10" / "seal.json")]
+    receipt, seal = tmp_path / "receipt.json", home.ledger / "2026-10" / "seal.json"
+    script = [sys.executable, "-I", str(ROOT / "tools" / "verify_receipt.py"), str(receipt), str(seal)]
     for asked in ("r1", "r2", "r3", "r4"):
         receipt.write_text(tokenledger(home, "receipt", asked, "--format", "json").stdout)
         done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60)
         assert (done.returncode, done.stdout) == (0, "the receipt is what was sealed\n"), (asked, done.stderr)
-    receipt.write_text(re.sub(r'"final_charge": "[0-9.]+"', '"final_charge": "9.000000000000"', receipt.read_text()))
-    assert subprocess.run(script, capture_output=True, text=True, check=False, timeout=60).returncode == 1
+    for changed_file, pattern, other, said in (
+        (receipt, r'"final_charge": "[0-9.]+"', '"final_charge": "9.000000000000"', "the receipt is not what its digest covers"),
+        (receipt, r'"side": "left"', '"side": "right"', "the receipt is not among those that the seal covers"),
+        (seal, r'"as_of": "2026', '"as_of": "2027', "the seal is not what its hash covers"),
+        (seal, r'"signature": "..', '"signature": "00', "the seal's signature does not hold (InvalidSignature)"),
+    ):
+        whole = changed_file.read_text()
+        changed_file.write_text(re.sub(pattern, other, whole))
+        done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stdout) == (1, f"{said}\n")
+        changed_file.write_text(whole)
 
     changed = tokenledger(home, "ledger", "--reopen", "2026-10", "--by", "ann", "--reason", "wrong price", *as_of)
     assert changed.returncode == 0, changed.stderr
