@@ -124,6 +124,9 @@ unregistered as (
         'not in keys.toml: register it with `tokenledger key add`' as detail, cast(count(*) as bigint) as rows, false as blocks_close
     from ledger_facts where api_key_label = 'unregistered' group by period, api_key_id
 ),
+breaches as (
+    select 'key_not_allowed' as kind, period, subject, detail, requests as rows, false as blocks_close from key_breaches
+),
 unknown_endpoints as (
     select
         'unknown_endpoint' as kind, l.period, r.method || ' ' || r.path as subject,
@@ -243,6 +246,7 @@ found as (
     union all select * from never_tried
     union all select * from copies
     union all select * from unregistered
+    union all select * from breaches
     union all select * from unknown_endpoints
     union all select * from unmarked_ends
     union all select * from estimates
