@@ -181,8 +181,8 @@ To see it all work on made-up traffic first: make demo"""
 @click.option("--as-of", metavar="INSTANT", help="Stands for the clock: 2026-11-01T06:00:00Z.")
 @click.option("--no-close", is_flag=True, help="Build and publish only.")
 @click.option("--reopen", metavar="P", help="Open this closed month and every later one again; needs --by and --reason. Closes nothing.")
-@click.option("--by", metavar="WHO", help="Who reopens.")
-@click.option("--reason", metavar="TEXT", help="Why it is reopened.")
+@click.option("--by", metavar="WHO", help="Who reopens, and who changed the book since the last time.")
+@click.option("--reason", metavar="TEXT", help="Why.")
 @click.option("--engine", type=click.Choice(["duckdb", "spark"]), default="duckdb", show_default=True, help="What runs the models.")
 @click.option("--master", metavar="URL", help="The Spark master, as spark://HOST:7077 or local[2]; goes with --engine spark.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON; amounts are texts.")
@@ -215,8 +215,8 @@ def ledger(  # noqa: PLR0913, PLR0917  a command takes one argument for each of 
     from schemas.rawstore import RawStore  # noqa: PLC0415
     from schemas.records import Instant  # noqa: PLC0415
 
-    if (reopen is None) != (by is None) or (reopen is None) != (reason is None) or (reopen is not None and not (by and reason)):
-        raise click.UsageError("--reopen PERIOD, --by WHO and --reason TEXT go together")
+    if any(said is not None and not said.strip() for said in (by, reason)) or (reopen is not None and None in (by, reason)):
+        raise click.UsageError("--reopen PERIOD needs --by WHO and --reason TEXT, and each says something")
     if (engine == "spark") != (master is not None):
         raise click.UsageError("--engine spark and --master URL go together")
     for month in filter(None, (period, reopen)):
@@ -229,7 +229,7 @@ def ledger(  # noqa: PLR0913, PLR0917  a command takes one argument for each of 
     if not manifest.read(home.manifest):
         click.echo("{}" if as_json else GET_TRAFFIC.format(home=home.root, command=_command(home)))
         return 0
-    _note_book(home, now)
+    _note_book(home, now, by, reason)
     if reopen is None and store is None and not no_close:
         _forget_bodies(home, now, book.settings.capture.body_days)
     if reopen is not None:
@@ -278,13 +278,13 @@ def _engine(home: Home, master: str | None) -> Iterator[Run]:
         yield spark.Engine(session, home.ledger / ".spill" / "spark").run
 
 
-def _note_book(home: Home, now: int) -> None:
-    """Record what changed in the book since the last build saw it, then keep it as seen."""
+def _note_book(home: Home, now: int, by: str | None, reason: str | None) -> None:
+    """Record what changed in the book since the last build saw it, and who says to have done it, then keep it as seen."""
     from etl import bookwatch  # noqa: PLC0415  see `ledger`
 
     changes = bookwatch.unseen(home)
     if changes:
-        _append(home, now, [(bookwatch.CHANGED, None, None, change.facts()) for change in changes])
+        _append(home, now, [(bookwatch.CHANGED, by, reason, change.facts()) for change in changes])
         bookwatch.remember(home)
 
 

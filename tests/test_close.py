@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -450,18 +451,24 @@ def test_the_command_refuses_then_closes_and_the_receipt_can_be_proved(home: Hom
 
 
 def test_every_change_of_the_book_is_in_the_audit_trail(home: Home) -> None:
-    """The first build notes each file; an added price row shows as the line that came, with nobody's name."""
+    """The first build notes each file; what was added, changed and removed shows line by line, once, with who says so and whose the file is."""
     recorded(home, *call("r1"))
     assert tokenledger(home, "ledger", "--no-close").returncode == 0
-    write_book(home, rates="+" + FEE)
-    for _ in range(2):
-        assert tokenledger(home, "ledger", "--no-close").returncode == 0
-    trail = rows(home, "SELECT facts, actor FROM audit_trail WHERE event = 'book_changed' ORDER BY number")
+    write_book(home, rates="+" + FEE, terms="", fx="")
+    os.utime(home.book / "rates.csv", ns=(0, NOON * 1000))
+    for said in (("--by", "ann", "--reason", "contract 7"), ("--by", "bob")):
+        assert tokenledger(home, "ledger", "--no-close", *said).returncode == 0
+    trail = rows(home, "SELECT facts, actor, reason FROM audit_trail WHERE event = 'book_changed' ORDER BY number")
     facts = [json.loads(row["facts"]) for row in trail]
-    assert sorted(fact["file"] for fact in facts if fact["before"] is None) == sorted(path.name for path in home.book.iterdir())
-    (change,) = [fact for fact in facts if fact["before"] is not None]
-    assert (change["file"], change["removed"], change["added"]) == ("rates.csv", [], [FEE.strip()])
-    assert {row["actor"] for row in trail} == {None}
+    noted, told = facts[:-3], facts[-3:]
+    assert [fact["file"] for fact in told] == ["fx.csv", "rates.csv", "terms.csv"]
+    assert sorted(fact["file"] for fact in (*noted, told[0], told[2])) == sorted(path.name for path in home.book.iterdir())
+    change = told[1]
+    assert (change["removed"], change["added"]) == ([], [FEE.strip()])
+    assert [len(change[name]) for name in ("before", "after", "digest")] == [64, 64, 64]
+    assert (change["owner"], change["written_at"]) == ((home.book / "rates.csv").owner(), "2026-10-10T12:00:00Z")
+    assert [(row["actor"], row["reason"]) for row in trail] == [(None, None)] * len(noted) + [("ann", "contract 7")] * 3
+    assert tokenledger(home, "ledger", "--no-close", "--by", " ").returncode == 2
 
 
 def test_a_refusal_reads_as_one_line() -> None:
