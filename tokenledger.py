@@ -32,8 +32,11 @@ class Entry:
 
     summary: str
     target: str = ""  # module:attribute
+    judge: str = ""  # module:attribute that the command asks, with home and event, before it records what names something recorded
     below: Mapping[str, Entry] = field(default_factory=dict)
 
+
+_JUDGE = "etl.entry:judge"
 
 # Modules are loaded by name when their command runs, so that `receipt` does not wait for mitmproxy to be imported.
 COMMANDS: Mapping[str, Entry] = {
@@ -52,13 +55,13 @@ COMMANDS: Mapping[str, Entry] = {
         "Top-ups, adjustments, refunds, expiries, snapshots and balances.",
         below={
             "topup": Entry("Record credit that was bought or given.", "proxy.commands.wallet:topup"),
-            "adjust": Entry("Record a correction of a balance.", "proxy.commands.wallet:adjust"),
-            "refund": Entry("Record money that came back.", "proxy.commands.wallet:refund"),
+            "adjust": Entry("Record a correction of a balance.", "proxy.commands.wallet:adjust", _JUDGE),
+            "refund": Entry("Record money that came back.", "proxy.commands.wallet:refund", _JUDGE),
             "expire": Entry("Record credit that lapsed.", "proxy.commands.wallet:expire"),
             "transfer": Entry("Record that an amount moved to another balance.", "proxy.commands.wallet:transfer"),
-            "hold": Entry("Reserve an amount until an instant.", "proxy.commands.wallet:hold"),
-            "release": Entry("End a hold before its instant.", "proxy.commands.wallet:release"),
-            "reverse": Entry("Negate a whole transaction.", "proxy.commands.wallet:reverse"),
+            "hold": Entry("Reserve an amount until an instant.", "proxy.commands.wallet:hold", _JUDGE),
+            "release": Entry("End a hold before its instant.", "proxy.commands.wallet:release", _JUDGE),
+            "reverse": Entry("Negate a whole transaction.", "proxy.commands.wallet:reverse", _JUDGE),
             "snapshot": Entry("Record the balance that the vendor shows.", "proxy.commands.wallet:snapshot"),
             "list": Entry("Balances by wallet and bucket.", "etl.commands.wallets:list_wallets"),
         },
@@ -86,6 +89,11 @@ COMMANDS: Mapping[str, Entry] = {
         },
     ),
 }
+
+
+def _loaded(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def _set_home(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
@@ -122,8 +130,9 @@ class Roof(click.Group):
             return None
         if entry.below:
             return Roof(cmd_name, entry)
-        module, _, attribute = entry.target.partition(":")
-        command: click.Command = copy.copy(getattr(importlib.import_module(module), attribute))
+        command: click.Command = copy.copy(_loaded(entry.target))
+        if entry.judge:
+            ctx.meta["tokenledger.judge"] = _loaded(entry.judge)
         command.name = cmd_name
         command.params = [*command.params, _home_option()]
         return command
@@ -172,8 +181,8 @@ To see it all work on made-up traffic first: make demo"""
 @click.option("--as-of", metavar="INSTANT", help="Stands for the clock: 2026-11-01T06:00:00Z.")
 @click.option("--no-close", is_flag=True, help="Build and publish only.")
 @click.option("--reopen", metavar="P", help="Open this closed month and every later one again; needs --by and --reason. Closes nothing.")
-@click.option("--by", metavar="WHO", help="Who reopens.")
-@click.option("--reason", metavar="TEXT", help="Why it is reopened.")
+@click.option("--by", metavar="WHO", help="Who reopens, and who changed the book since the last time.")
+@click.option("--reason", metavar="TEXT", help="Why.")
 @click.option("--engine", type=click.Choice(["duckdb", "spark"]), default="duckdb", show_default=True, help="What runs the models.")
 @click.option("--master", metavar="URL", help="The Spark master, as spark://HOST:7077 or local[2]; goes with --engine spark.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON; amounts are texts.")
@@ -202,25 +211,25 @@ def ledger(  # noqa: PLR0913, PLR0917  a command takes one argument for each of 
     from proxy.seal import seal  # noqa: PLC0415
     from schemas import manifest  # noqa: PLC0415
     from schemas.book import load_book  # noqa: PLC0415
-    from schemas.instants import parse_instant  # noqa: PLC0415
+    from schemas.instants import parse_option  # noqa: PLC0415
     from schemas.rawstore import RawStore  # noqa: PLC0415
     from schemas.records import Instant  # noqa: PLC0415
 
-    if (reopen is None) != (by is None) or (reopen is None) != (reason is None) or (reopen is not None and not (by and reason)):
-        raise click.UsageError("--reopen PERIOD, --by WHO and --reason TEXT go together")
+    if any(said is not None and not said.strip() for said in (by, reason)) or (reopen is not None and None in (by, reason)):
+        raise click.UsageError("--reopen PERIOD needs --by WHO and --reason TEXT, and each says something")
     if (engine == "spark") != (master is not None):
         raise click.UsageError("--engine spark and --master URL go together")
     for month in filter(None, (period, reopen)):
         require_month(month)
     book = load_book(home.book)  # a wrong book stops everything before anything is touched
     store = RawStore(book.settings.raw.store) if book.settings.raw.store else None
-    now = Instant(time.time_ns() // 1000) if as_of is None else parse_instant(as_of)
+    now = Instant(time.time_ns() // 1000) if as_of is None else parse_option("--as-of", as_of)
     _say("sealing what was recorded")
     seal(home, now, store)
     if not manifest.read(home.manifest):
         click.echo("{}" if as_json else GET_TRAFFIC.format(home=home.root, command=_command(home)))
         return 0
-    _note_book(home, now)
+    _note_book(home, now, by, reason)
     if reopen is None and store is None and not no_close:
         _forget_bodies(home, now, book.settings.capture.body_days)
     if reopen is not None:
@@ -244,7 +253,7 @@ def ledger(  # noqa: PLR0913, PLR0917  a command takes one argument for each of 
         summary = summarise(connection, period)
     click.echo(orjson.dumps(summary.as_json(), option=orjson.OPT_INDENT_2) if as_json else summary.as_text(_command(home)))
     for refusal in done.refusals:
-        _say(str(refusal))
+        _say(f"{refusal}{_same_home(home)}")
     return 1 if done.refusals else 0
 
 
@@ -269,13 +278,13 @@ def _engine(home: Home, master: str | None) -> Iterator[Run]:
         yield spark.Engine(session, home.ledger / ".spill" / "spark").run
 
 
-def _note_book(home: Home, now: int) -> None:
-    """Record what changed in the book since the last build saw it, then keep it as seen."""
+def _note_book(home: Home, now: int, by: str | None, reason: str | None) -> None:
+    """Record what changed in the book since the last build saw it, and who says to have done it, then keep it as seen."""
     from etl import bookwatch  # noqa: PLC0415  see `ledger`
 
     changes = bookwatch.unseen(home)
     if changes:
-        _append(home, now, [(bookwatch.CHANGED, None, None, change.facts()) for change in changes])
+        _append(home, now, [(bookwatch.CHANGED, by, reason, change.facts()) for change in changes])
         bookwatch.remember(home)
 
 
@@ -354,6 +363,11 @@ def _append(home: Home, now: int, entries: Sequence[tuple[str, str | None, str |
 def _command(home: Home) -> str:
     """How a person names this home on the command line: not at all where it is the default one."""
     return "tokenledger" if home.root == Path("data").absolute() else f"tokenledger --home {shlex.quote(str(home.root))}"
+
+
+def _same_home(home: Home) -> str:
+    """What a command that ends here needs so that, typed in the same shell, it finds this home."""
+    return "" if Home.find(None).root == home.root else f" --home {shlex.quote(str(home.root))}"
 
 
 def _say(text: str) -> None:

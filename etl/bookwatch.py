@@ -1,7 +1,7 @@
 """What changed in the book since it was last seen: each version is kept by its digest, and a change is a fact for the audit trail.
 
-Nobody announces an edit of a file. The first `tokenledger ledger` after it sees it, so `when` is that build and `who` is
-not known.
+Nobody announces an edit of a file: the first `tokenledger ledger` after it sees it, and may be told by whom it was made. Beside
+that stands what the file system knows: whose the file is, and when it was last written.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from schemas import durable
 from schemas.book import digest_of, read_files
 from schemas.home import Home
+from schemas.instants import write_instant
 
 FOLDER = "books"
 POINTER = "seen"
@@ -32,6 +33,8 @@ class Change:
     removed: tuple[str, ...]
     added: tuple[str, ...]
     digest: str  # of the whole book as it is now
+    owner: str | None = None  # of the file, null where it is gone
+    written_at: str | None = None  # when it last was
 
     def facts(self) -> dict[str, Any]:
         """As the event's facts."""
@@ -77,7 +80,17 @@ def unseen(home: Home) -> tuple[Change, ...]:
     digest = seen_digest(home)
     place = kept(home, digest) if digest else None
     before = {path.name: path.read_bytes() for path in sorted(place.iterdir())} if place and place.is_dir() else {}
-    return changes(before, read_files(home.book))
+    return tuple(_witnessed(change, home.book / change.file) for change in changes(before, read_files(home.book)))
+
+
+def _witnessed(change: Change, path: Path) -> Change:
+    if change.after is None:
+        return change
+    try:
+        owner = path.owner()
+    except KeyError:  # a user whom this machine has no name for
+        owner = str(path.stat().st_uid)
+    return replace(change, owner=owner, written_at=write_instant(path.stat().st_mtime_ns // 1000))
 
 
 def remember(home: Home) -> None:

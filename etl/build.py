@@ -34,12 +34,13 @@ from etl.reconcile.step import reconcile_bills
 from etl.recount import recount
 from etl.reread import reread
 from etl.seals import read_seals, sha256_of
-from etl.sources import ROW_KINDS, Sources, read_sources, register, register_book, table
+from etl.sources import ROW_KINDS, Sources, read_sources, register, register_book, table, with_event
 from etl.spending import spending
 from schemas import durable, spend
 from schemas.book import Book, load_book
 from schemas.errors import LedgerError
 from schemas.home import Home
+from schemas.records import Event
 
 LOCK_FILE = "build.lock"
 DIGEST_FILE = "ledger.duckdb.sha256"
@@ -224,11 +225,11 @@ def lock(home: Home) -> Iterator[Path]:
 # ---- the preview ----
 
 
-def preview(home: Home, asked: str) -> duckdb.DuckDBPyConnection:
+def preview(home: Home, asked: str = "", proposed: Event | None = None) -> duckdb.DuckDBPyConnection:
     """The contract tables in memory, over what the published ledger has not read yet and over the request `asked` names.
 
     A request that a new record belongs to (a late end, an SDK's retry) comes in whole, as far back as CONTEXT_DAYS. Wallet
-    balances go on from the published ones. The caller closes the connection.
+    balances go on from the published ones. An event that is proposed counts as if it were recorded. The caller closes the connection.
     """
     book = load_book(home.book)
     connection = kernel.open_engine()
@@ -236,11 +237,11 @@ def preview(home: Home, asked: str) -> duckdb.DuckDBPyConnection:
         _lend_tables(connection, book)
         if home.ledger_file.exists():
             connection.execute(f"ATTACH '{str(home.ledger_file).replace(chr(39), chr(39) * 2)}' AS published (READ_ONLY)")
-            sources = _narrow(connection, home, asked)
+            sources = _narrow(connection, home, asked, proposed)
             connection.execute("DETACH published")
         else:
             sources = read_sources(home)
-            register(connection, sources)
+            register(connection, with_event(sources, proposed) if proposed else sources)
             register_scope(connection, Closed(home), sources, book, None)
         register_alone(connection)
         closed = read_seals(home)
@@ -251,13 +252,13 @@ def preview(home: Home, asked: str) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def _narrow(connection: duckdb.DuckDBPyConnection, home: Home, asked: str) -> Sources:
+def _narrow(connection: duckdb.DuckDBPyConnection, home: Home, asked: str, proposed: Event | None) -> Sources:
     """Register only what is new since the published ledger and what that belongs to; opening balances without the latter."""
     after: dict[str, int] = dict(connection.execute("SELECT writer, last_seq FROM published.build_inputs").fetchall())
     ((newest,),) = connection.execute("SELECT strftime(max(created_at), '%Y-%m-%d') FROM published.ledger").fetchall()
     since = str(date.fromisoformat(newest) - timedelta(days=CONTEXT_DAYS)) if newest else ""
     sources = read_sources(home, after=after, since=since)
-    register(connection, sources)
+    register(connection, with_event(sources, proposed) if proposed else sources)
     positions = pa.table({"writer": pa.array(after, pa.string()), "last_seq": pa.array(after.values(), pa.int64())})
     table(connection, "source_after", positions)
     connection.execute(

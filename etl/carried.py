@@ -48,7 +48,7 @@ FROM_ALL: dict[str, str | None] = {
     "wallet_lots": None,
     "balance_proof": "{open}",
     "route_health": "period IN (SELECT period FROM touched WHERE is_open)",
-    "key_usage": "period IN (SELECT period FROM touched WHERE is_open)",
+    "key_usage": "{open}",
     "usage_daily": "day IN (SELECT day FROM touched)",
     "runs": "run_id IN (SELECT run_id FROM touched)",
     "audit_trail": "{open}",

@@ -43,6 +43,7 @@ from schemas.home import Home
 from schemas.instants import write_instant
 from schemas.ledger import TABLES
 from schemas.manifest import GENESIS
+from schemas.meters import METERS
 from schemas.records import KINDS
 from schemas.spool import unsealed
 
@@ -84,21 +85,31 @@ class Law:
 
     select: str
     cure: str
+    wants_row: bool = False  # the subject is a row for the book, to be completed, and not a word of a command
     adds_up: bool = False  # goes through the whole journal, which a page has no time for: each build holds it already
 
+
+_TOKENS = ", ".join(f"'{meter.name}'" for meter in METERS if meter.unit == "token")
+_SINCE = "strftime(min(l.created_at), '%Y-%m-%dT%H:%M:%SZ')"
+_WITHOUT = "FROM unpriced u JOIN ledger l ON u.request_id = l.request_id WHERE u.period = $period AND u.meter IS NOT NULL AND"
 
 # Each is asked of the published ledger, with the month as $period.
 LAWS: tuple[Law, ...] = (
     Law(
-        "SELECT count(DISTINCT request_id) || ' requests without a price for ' || meter || ' of ' || coalesce(upstream_model, '(no model)') "
-        "|| ' on ' || coalesce(channel, '(no channel)'), '' FROM unpriced WHERE period = $period AND meter IS NOT NULL "
-        "AND NOT starts_with(reason, 'no exchange rate') GROUP BY channel, upstream_model, meter ORDER BY channel, upstream_model, meter",
-        "add the row to book/rates.csv, then tokenledger rates check",
+        "SELECT count(DISTINCT u.request_id) || ' requests without a price for ' || u.meter || ' of ' "
+        "|| coalesce(u.upstream_model, '(no model)') || ' on ' || coalesce(u.channel, '(no channel)'), "
+        "concat_ws(',', coalesce(u.channel, '*'), coalesce(u.upstream_model, '*'), u.meter, 'PRICE', "
+        f"CASE WHEN u.meter IN ({_TOKENS}) THEN '1000000' ELSE '1' END, min(l.currency), {_SINCE}, ',charge,,,,,SOURCE,NOTE') "
+        f"{_WITHOUT} NOT starts_with(u.reason, 'no exchange rate') GROUP BY u.channel, u.upstream_model, u.meter ORDER BY ALL",
+        "add the row to book/rates.csv: SUBJECT; then tokenledger ledger",
+        wants_row=True,
     ),
     Law(
-        "SELECT count(DISTINCT request_id) || ' requests: ' || reason, '' FROM unpriced WHERE period = $period AND meter IS NOT NULL "
-        "AND starts_with(reason, 'no exchange rate') GROUP BY reason ORDER BY reason",
-        "add the row to book/fx.csv, then tokenledger rates check",
+        "SELECT count(DISTINCT u.request_id) || ' requests: ' || u.reason, "
+        f"concat_ws(',', regexp_extract(u.reason, '^no exchange rate for ([^:]+)', 1), 'RATE', {_SINCE}, ',SOURCE,NOTE') "
+        f"{_WITHOUT} starts_with(u.reason, 'no exchange rate') GROUP BY u.reason ORDER BY ALL",
+        "add the row to book/fx.csv: SUBJECT; then tokenledger ledger",
+        wants_row=True,
     ),
     Law(
         "SELECT 'suspense is not empty: ' || raw || ', ' || reason, raw FROM ("
@@ -138,7 +149,7 @@ def standing(connection: duckdb.DuckDBPyConnection, period: str, laws: Sequence[
     """What these laws have against a month of the published ledger."""
     for law in laws:
         for reason, subject in connection.execute(law.select, {"period": period}).fetchall():
-            yield Refusal(period, " ".join(reason.split()), law.cure.replace("SUBJECT", shlex.quote(subject)))
+            yield Refusal(period, " ".join(reason.split()), law.cure.replace("SUBJECT", subject if law.wants_row else shlex.quote(subject)))
 
 
 def refusals(connection: duckdb.DuckDBPyConnection, home: Home, period: str, starts_at: int, ends_at: int) -> tuple[Refusal, ...]:

@@ -161,8 +161,9 @@ def _read(path: Path, columns: dict[str, pa.DataType]) -> pa.Table:
 
 
 def _meters() -> pa.Table:
-    names = ("name", "unit", "family", "inside", "optional")
-    schema = pa.schema([(name, FLAG if name == "optional" else TEXT) for name in names])
+    flags = ("optional", "recorded")
+    names = ("name", "unit", "family", "inside", *flags)
+    schema = pa.schema([(name, FLAG if name in flags else TEXT) for name in names])
     return pa.table({name: [getattr(meter, name) for meter in METERS] for name in names}, schema=schema)
 
 

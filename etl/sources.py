@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from schemas.frames import Damage, Frame
 from schemas.home import Home
 from schemas.instants import from_datetime, to_datetime
 from schemas.manifest import Seal, SealedFile
-from schemas.records import ARROW, KINDS, Instant
+from schemas.records import ARROW, KINDS, Event, Instant
 from schemas.spool import unsealed
 
 ROW_KINDS = ("request", "attempt", "response", "event")
@@ -141,6 +141,12 @@ def read_sources(home: Home, *, after: Mapping[str, int] | None = None, after_li
         seals=tuple(seals),
         named=tuple(named),
     )
+
+
+def with_event(sources: Sources, event: Event) -> Sources:
+    """The same, and an event that is not recorded."""
+    row = pa.Table.from_pylist([{**asdict(event), "writer": "", "seq": 1}], schema=ARROW["event"])
+    return replace(sources, rows={**sources.rows, "event": pa.concat_tables([sources.rows["event"], row])})
 
 
 def _snapshot(home: Home) -> tuple[list[Seal], list[tuple[str, Frame | Damage, Path]]]:

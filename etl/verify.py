@@ -216,10 +216,10 @@ LAWS: tuple[tuple[str, str], ...] = (
         ),
     ),
     (
-        "the trial balance is not zero at the end of its month",
+        "the trial balance is not zero after an instant",
         (
-            "SELECT period FROM (SELECT period, currency, sum(sum(amount)) OVER (PARTITION BY currency ORDER BY period) AS trial "
-            "FROM journal GROUP BY period, currency) WHERE trial <> 0 AND ($period IS NULL OR period = $period)"
+            "SELECT posted_at FROM (SELECT posted_at, period, sum(sum(amount)) OVER (PARTITION BY currency ORDER BY posted_at) AS trial "
+            "FROM journal GROUP BY posted_at, period, currency) WHERE trial <> 0 AND ($period IS NULL OR period = $period) ORDER BY posted_at"
         ),
     ),
     (

@@ -198,7 +198,10 @@ def _channel(channel: Channel) -> dict[str, Any]:
 
 
 def _key(key: Key) -> dict[str, Any]:
-    lists = {name: None if value is None else json.dumps(value) for name, value in (("models", key.models), ("routes", key.routes))}
+    lists = {
+        name: None if value is None else json.dumps(value, ensure_ascii=False)
+        for name, value in (("models", key.models), ("routes", key.routes))
+    }
     return {**key.model_dump(), **lists}
 
 

@@ -36,6 +36,14 @@ def parse_instant(text: str) -> Instant:
         raise InstantError(f"no such instant ({error})", CURE) from None
 
 
+def parse_option(option: str, text: str) -> Instant:
+    """The instant that a command's option gives; raises InstantError, which names the option."""
+    try:
+        return parse_instant(text)
+    except InstantError as error:
+        raise InstantError(f"{option} {text}: {error.what}", error.cure) from None
+
+
 def to_datetime(instant: int) -> datetime:
     """The aware datetime of an instant, in UTC."""
     return _EPOCH + instant * _MICROSECOND

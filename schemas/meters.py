@@ -23,13 +23,14 @@ class Meter:
     inside: str | None  # the meter that contains it, and whose price applies where it and those of BEFORE have none
     optional: bool  # true: it costs only where a rate row names it, so its absence is not a missing price
     doc: str
+    recorded: bool = True  # false: nothing that passes tells how many, so that where a row prices it the charge is unknown
 
 
 # An image's or a video's price may depend on its size and quality: a rate row may name the variant, else the plain meter's holds.
 IMAGE_SIZES = "256x256 512x512 1024x1024 1024x1536 1536x1024 1024x1792 1792x1024".split()
 SEARCH_CONTEXTS = "low medium high".split()  # Perplexity: the fee of a request depends on how much of the web it read
 IMAGE_QUALITIES = "standard hd low medium high".split()
-VIDEO_SIZES = "720x1280 1280x720 1024x1792 1792x1024".split()
+VIDEO_SIZES = "480x854 854x480 720x1280 1280x720 1024x1792 1792x1024 1080x1920 1920x1080 2160x3840 3840x2160 480p 720p 1080p 4k".split()
 
 _PLAIN: tuple[Meter, ...] = (
     Meter("input", "token", "input", None, False, "prompt tokens, what lies inside them excepted"),
@@ -64,6 +65,15 @@ _PLAIN: tuple[Meter, ...] = (
     Meter("text_message", "message", "other", None, False, "one text message in a voice session"),
     Meter("classification", "unit", "other", None, False, "one text classified"),
     Meter("search_unit", "unit", "other", None, False, "one rerank search unit"),
+    Meter("input_image", "image", "other", None, True, "one image given to be edited or animated", recorded=False),
+    Meter("image_step", "step", "other", None, True, "one step of making an image", recorded=False),
+    Meter("pixel", "pixel", "other", None, True, "one pixel made or read", recorded=False),
+    Meter("input_video_second", "second", "other", None, True, "one second of video given as a reference", recorded=False),
+    Meter("session_second", "second", "other", None, True, "one second of a session that was open", recorded=False),
+    Meter("gpu_second", "second", "other", None, True, "one second of a graphics processor, rented or committed", recorded=False),
+    Meter("gigabyte_day", "gigabyte-day", "other", None, True, "one gigabyte stored for a day", recorded=False),
+    Meter("guardrail_unit", "unit", "other", None, True, "one unit of text that a guardrail read", recorded=False),
+    Meter("dbu", "unit", "other", None, True, "one Databricks unit", recorded=False),
     Meter("flat_fee", "request", "other", None, True, "a failed-request policy's flat charge"),
     Meter("conversion", "charge", "other", None, True, "what converting a try's sum at once differs from converting each unit price"),
     Meter("rounding", "charge", "other", None, True, "what the vendor's rounding rule adds to one charge, or takes from it"),

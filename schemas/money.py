@@ -36,23 +36,25 @@ def amount(value: Decimal) -> Decimal:
     try:
         fixed = value.quantize(_QUANTUM, context=EXACT)
     except (decimal.Inexact, decimal.InvalidOperation):
-        raise MoneyError(f"{value} is not exact in {PLACES} decimals", "use fewer decimals") from None
+        raise MoneyError(f"{value:f} is not exact in {PLACES} decimals", "use fewer decimals") from None
     if len(fixed.as_tuple().digits) > 38:
-        raise MoneyError(f"{value} needs more than 38 digits", "check the unit of this amount")
+        raise MoneyError(f"{value:f} needs more than 38 digits", "check the unit of this amount")
     return fixed
 
 
 def unit_price(price: Decimal, per: Decimal) -> Decimal:
     """The price of one unit, `price / per`, exact in 12 decimals and at most 18 digits; raises MoneyError."""
     if per <= 0:
-        raise MoneyError(f"per = {per} is not a positive number of units", "write the number of units the price is for")
+        raise MoneyError(f"per = {per:f} is not a positive number of units", "write the number of units the price is for")
     try:
         quotient = EXACT.divide(price, per)
     except decimal.Inexact:
-        raise MoneyError(f"{price} per {per} is not exact in {PLACES} decimals", "state the price per 1 or per a power of ten") from None
+        raise MoneyError(
+            f"{price:f} per {per:f} is not exact in {PLACES} decimals", "state the price per 1 or per a power of ten"
+        ) from None
     fixed = amount(quotient)
     if len(fixed.as_tuple().digits) > 18:
-        raise MoneyError(f"{price} per {per} needs more than 18 digits", "check price and unit")
+        raise MoneyError(f"{price:f} per {per:f} needs more than 18 digits", "check price and unit")
     return fixed
 
 

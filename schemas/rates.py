@@ -331,8 +331,6 @@ _NAMED = ("service_tier", "region", "endpoint")  # conditions that hold for one 
 
 def _level(one: Rate, other: Rate) -> bool:
     """Whether two rows of one rank, in force at once, can apply to the same use and step 4 does not tell them apart."""
-    if one.key == other.key:
-        return False
     if any(None not in (pair := (getattr(one, name), getattr(other, name))) and pair[0] != pair[1] for name in _NAMED):
         return False
     if not (one.minutes & other.minutes and one.weekday_mask & other.weekday_mask):

@@ -26,6 +26,7 @@ from schemas.money import plain
 from schemas.spool import unsealed
 from tests.clients import Ask, Door, ask_sync
 from tests.published import publish
+from tests.rawdata import call, spool
 from tests.sidecar import Priced, Way, sidecar, write_book
 from tests.upstream import serving
 from tokenledger import COMMANDS
@@ -92,6 +93,25 @@ def test_bad_usage_is_exit_code_2(home: Home, arguments: Sequence[str]) -> None:
     refused = tokenledger(home, *arguments)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith("Usage: tokenledger")
+
+
+@pytest.mark.parametrize(
+    ("option", "arguments"),
+    [
+        ("--at", ("rates", "show", "--at", "noon")),
+        ("--from", ("rates", "import", "litellm", "pyproject.toml", "--channel", "openai", "--from", "noon")),
+        ("--as-of", ("ledger", "--as-of", "noon")),
+        ("--at", ("wallet", "snapshot", "--wallet", "w", "--bucket", "pool", "--amount", "1", "--by", "ann", "--at", "noon")),
+        ("--paid", ("wallet", "topup", *"--wallet w --bucket pool --amount 1 --paid noon --by ann --reference r --reason x".split())),
+    ],
+    ids=lambda case: case if isinstance(case, str) else case[0],
+)
+def test_a_wrong_value_is_told_with_its_option(home: Home, option: str, arguments: Sequence[str]) -> None:
+    """Of several instants or amounts that a command takes, the one that is wrong is named, with its cure."""
+    refused = tokenledger(home, *arguments)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith(f"error: {option} noon: not a") or f"error: {option} noon: 'noon' is not" in refused.stderr
+    assert "  cure: write" in refused.stderr
 
 
 def test_an_error_says_what_and_the_cure(home: Home) -> None:
@@ -210,11 +230,12 @@ def test_a_topup_is_one_durable_event(home: Home) -> None:
 
 
 def test_an_adjustment_may_name_a_request(home: Home) -> None:
-    """A negative adjustment keeps its sign and the request it corrects; both entries share one journal."""
+    """A negative adjustment keeps its sign and the request it corrects, recorded a second ago; both entries share one journal."""
+    spool(home, call("req-1"))
     adjust = [word.replace("topup", "adjust") for word in TOPUP]
     assert tokenledger(home, *TOPUP, "--amount", "1").returncode == 0
     assert tokenledger(home, *adjust, "--amount", "-0.000000000001", "--request", "req-1").returncode == 0
-    _, event = events(home)
+    *_, event = events(home)
     assert (event["event"], event["request_id"]) == ("wallet_adjust", "req-1")
     assert json.loads(str(event["facts"]))["amount"] == "-0.000000000001"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -230,16 +231,6 @@ def test_a_quarantined_file_is_refused_until_restored(home: Home) -> None:
     assert close(home, MORNING).closed == ("2026-10",)
 
 
-def test_an_entry_that_cannot_be_booked_is_refused(home: Home) -> None:
-    """A refund beyond the charge stands against the close until somebody acknowledges that it is not booked."""
-    refund = {"actor": "a", "reason": "r", "reference": "x", "wallet": "research", "bucket": "official_credit", "request_id": "r1"}
-    archive = recorded(home, *call("r1"), event("f1", "wallet_refund", NOON + DAY, amount="1", **refund))
-    (found,) = close(home, MORNING).refusals
-    assert found.reason.startswith("faulty_entry f1: wallet_refund is not booked: with it the refunds")
-    archive.seal([event("a1", "acknowledged", NOON + 2 * DAY, actor="ann", reason="mistyped", subject="f1")])
-    assert close(home, MORNING).closed == ("2026-10",)
-
-
 @pytest.mark.parametrize(
     ("told", "fault"),
     [
@@ -432,14 +423,23 @@ def test_the_command_refuses_then_closes_and_the_receipt_can_be_proved(home: Hom
     assert closed.returncode == 0, closed.stderr
     assert tokenledger(home, "ledger", *as_of, "--period", "2026-10").returncode == 0
 
-    receipt = tmp_path / "receipt.json"
-    script = [sys.executable, "-I", str(ROOT / "tools" / "verify_receipt.py"), str(receipt), str(home.ledger / "2026-10" / "seal.json")]
+    receipt, seal = tmp_path / "receipt.json", home.ledger / "2026-10" / "seal.json"
+    script = [sys.executable, "-I", str(ROOT / "tools" / "verify_receipt.py"), str(receipt), str(seal)]
     for asked in ("r1", "r2", "r3", "r4"):
         receipt.write_text(tokenledger(home, "receipt", asked, "--format", "json").stdout)
         done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60)
         assert (done.returncode, done.stdout) == (0, "the receipt is what was sealed\n"), (asked, done.stderr)
-    receipt.write_text(re.sub(r'"final_charge": "[0-9.]+"', '"final_charge": "9.000000000000"', receipt.read_text()))
-    assert subprocess.run(script, capture_output=True, text=True, check=False, timeout=60).returncode == 1
+    for changed_file, pattern, other, said in (
+        (receipt, r'"final_charge": "[0-9.]+"', '"final_charge": "9.000000000000"', "the receipt is not what its digest covers"),
+        (receipt, r'"side": "left"', '"side": "right"', "the receipt is not among those that the seal covers"),
+        (seal, r'"as_of": "2026', '"as_of": "2027', "the seal is not what its hash covers"),
+        (seal, r'"signature": "..', '"signature": "00', "the seal's signature does not hold (InvalidSignature)"),
+    ):
+        whole = changed_file.read_text()
+        changed_file.write_text(re.sub(pattern, other, whole))
+        done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stdout) == (1, f"{said}\n")
+        changed_file.write_text(whole)
 
     changed = tokenledger(home, "ledger", "--reopen", "2026-10", "--by", "ann", "--reason", "wrong price", *as_of)
     assert changed.returncode == 0, changed.stderr
@@ -451,18 +451,24 @@ def test_the_command_refuses_then_closes_and_the_receipt_can_be_proved(home: Hom
 
 
 def test_every_change_of_the_book_is_in_the_audit_trail(home: Home) -> None:
-    """The first build notes each file; an added price row shows as the line that came, with nobody's name."""
+    """The first build notes each file; what was added, changed and removed shows line by line, once, with who says so and whose the file is."""
     recorded(home, *call("r1"))
     assert tokenledger(home, "ledger", "--no-close").returncode == 0
-    write_book(home, rates="+" + FEE)
-    for _ in range(2):
-        assert tokenledger(home, "ledger", "--no-close").returncode == 0
-    trail = rows(home, "SELECT facts, actor FROM audit_trail WHERE event = 'book_changed' ORDER BY number")
+    write_book(home, rates="+" + FEE, terms="", fx="")
+    os.utime(home.book / "rates.csv", ns=(0, NOON * 1000))
+    for said in (("--by", "ann", "--reason", "contract 7"), ("--by", "bob")):
+        assert tokenledger(home, "ledger", "--no-close", *said).returncode == 0
+    trail = rows(home, "SELECT facts, actor, reason FROM audit_trail WHERE event = 'book_changed' ORDER BY number")
     facts = [json.loads(row["facts"]) for row in trail]
-    assert sorted(fact["file"] for fact in facts if fact["before"] is None) == sorted(path.name for path in home.book.iterdir())
-    (change,) = [fact for fact in facts if fact["before"] is not None]
-    assert (change["file"], change["removed"], change["added"]) == ("rates.csv", [], [FEE.strip()])
-    assert {row["actor"] for row in trail} == {None}
+    noted, told = facts[:-3], facts[-3:]
+    assert [fact["file"] for fact in told] == ["fx.csv", "rates.csv", "terms.csv"]
+    assert sorted(fact["file"] for fact in (*noted, told[0], told[2])) == sorted(path.name for path in home.book.iterdir())
+    change = told[1]
+    assert (change["removed"], change["added"]) == ([], [FEE.strip()])
+    assert [len(change[name]) for name in ("before", "after", "digest")] == [64, 64, 64]
+    assert (change["owner"], change["written_at"]) == ((home.book / "rates.csv").owner(), "2026-10-10T12:00:00Z")
+    assert [(row["actor"], row["reason"]) for row in trail] == [(None, None)] * len(noted) + [("ann", "contract 7")] * 3
+    assert tokenledger(home, "ledger", "--no-close", "--by", " ").returncode == 2
 
 
 def test_a_refusal_reads_as_one_line() -> None:

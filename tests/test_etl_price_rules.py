@@ -15,6 +15,7 @@ import pytest
 from schemas.bookfile import BookError
 from schemas.home import Home
 from schemas.instants import parse_instant
+from schemas.meters import METERS
 from schemas.records import Record, UsageSeen
 from tests.rawdata import (
     BOOK,
@@ -531,3 +532,19 @@ def test_a_list_price_changes_on_its_own_day(home: Home) -> None:
         {"request_id": "today", "list_charge": Decimal("0.00045"), "final_charge": Decimal("0.00009")},
         {"request_id": "tomorrow", "list_charge": Decimal("0.0006"), "final_charge": Decimal("0.00009")},
     ]
+
+
+def test_a_price_of_what_nothing_records_leaves_the_charge_unknown(home: Home) -> None:
+    """rates.csv takes every meter that vendors price; of those that no message counts it is said which one is missing, by its name.
+
+    At a price of zero none is missing: 1000 x 1 / 1e6 = 0.001.
+    """
+    unrecorded = [meter.name for meter in METERS if not meter.recorded]
+    tokens = [f"official {name} input 1" for name in (*unrecorded, "none")]
+    fees = [*(f"official {name} {name} 0.5 per=1" for name in unrecorded), "official none dbu 0 per=1"]
+    calls = [record for n, name in enumerate((*unrecorded, "none")) for record in call(name, NOON + n * SECOND, 1000, 0, name)]
+    built(home, calls, rates=more_rates(*tokens, *fees))
+    assert final_charges(home) == {**dict.fromkeys(unrecorded), "none": Decimal("0.001")}
+    assert {row["request_id"]: row["reason"] for row in rows(home, "SELECT request_id, reason FROM unpriced")} == {
+        name: f"rates.csv prices {name} there, and nothing that is recorded tells how many" for name in unrecorded
+    }

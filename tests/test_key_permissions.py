@@ -62,6 +62,34 @@ def test_what_a_key_spent_is_published_by_key_and_month(home: Home) -> None:
     assert spend.read(home.spend_file) == {("k-ada", "2026-10"): Decimal("0.0009")}
 
 
+def test_what_a_key_was_not_allowed_is_flagged(home: Home) -> None:
+    """Nobody refused it (no enforcement, or the forward door): told by key, model, route, expiry and limit; what its rows allow is not.
+
+    Two calls cost 0.0009 of 0.0005; from the 11th on the key has another limit, and the month is held to its newest row.
+    """
+    keys = HISTORY.replace('"gpt-4o-mini"]', '"gpt-4o-mini", "other"]').replace(
+        'routes = ["official"]', 'routes = ["routed"]\nmonthly_limit = "0.0005"'
+    )
+    later = NOON + 10 * SECOND
+    built(
+        home,
+        [
+            *call("r1"),
+            *call("r2", NOON + SECOND, model="gift"),
+            *call("r3", later, credential=OTHER_KEY),
+        ],
+        keys=keys.replace("enforce = true", "expires = 2026-10-10T12:00:01Z", 1),
+    )
+    found = rows(home, "SELECT subject, detail, rows, blocks_close FROM data_quality WHERE kind = 'key_not_allowed' ORDER BY subject")
+    assert [(row["subject"], row["detail"], row["rows"]) for row in found] == [
+        ("k-ada expired", "used after it had expired", 1),
+        ("k-ada model gift", "asked for a model that it may not use", 1),
+        ("k-ada monthly_limit", "spent 0.000900000000 of 0.000500000000", 3),
+        ("k-ada route official", "took a route that it may not take", 1),
+    ]
+    assert not any(row["blocks_close"] for row in found)
+
+
 def test_a_month_of_spending_is_the_books_month() -> None:
     """At 23:30 UTC on the last day of October it is November in Berlin."""
     at = parse_instant("2026-10-31T23:30:00Z")

@@ -21,12 +21,13 @@ from schemas.home import Home
 from tests.sidecar import Sidecar, Way, recorded, seal_all, sidecar, write_book
 from tests.upstream import Upstream
 
-SECRETS = {name: f"sk-{name}-0123456789abcdef" for name in ("free", "strict", "late", "gone", "spent", "stranger")}
+SECRETS = {name: f"sk-{name}-0123456789abcdef" for name in ("free", "strict", "late", "gone", "spent", "narrow", "stranger")}
 KEYS = {
     "free": 'models = ["other"]',
     "strict": 'models = ["gpt-4o"]\nroutes = ["official"]\nenforce = true',
     "late": "expires = 2026-01-01T00:00:00Z\nenforce = true",
     "gone": "enforce = true\nto = 2026-01-02T00:00:00Z",
+    "narrow": 'routes = ["official"]\nenforce = true',
     "spent": 'monthly_limit = "1.00"\nenforce = true',
 }
 
@@ -69,10 +70,15 @@ async def test_each_refusal_has_its_status_and_leaves_a_row_at_zero(guarded: tup
         ("late", "gpt-4o", 401, "expired_api_key"),
         ("gone", "gpt-4o", 401, "invalid_api_key"),
         ("strict", "gpt-4o-mini", 403, "model_not_allowed"),
+        ("narrow", "cheap-only", 403, "route_not_allowed"),
+        ("spent", "gpt-4o", 402, "insufficient_quota"),
     ]
     for name, model, status, code in refusals:
         answer = await ask(running, name, model)
-        assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), name
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["param"]) == (status, code, None), name
+        assert error["message"]
+        assert error["type"]
     assert upstream.seen == []
     assert (await ask(running, "free", "gpt-4o")).status_code == 200
     assert (await ask(running, "strict", "gpt-4o")).status_code == 200
@@ -86,6 +92,8 @@ async def test_each_refusal_has_its_status_and_leaves_a_row_at_zero(guarded: tup
             "select http_status, status, outcome, final_charge, attempt_count from ledger where status = 'rejected' order by created_at"
         )
         assert rows.fetchall() == [(status, "rejected", "rejected_by_proxy", 0, 0) for _, _, status, _ in refusals]
+        flagged = con.execute("select subject from data_quality where kind = 'key_not_allowed'")
+        assert flagged.fetchall() == [("free model gpt-4o",)]
 
 
 @pytest.mark.parametrize(

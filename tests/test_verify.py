@@ -105,6 +105,10 @@ def test_a_missing_or_unfinished_file_is_found(closed: Home) -> None:
     ("statement", "what"),
     [
         ("UPDATE journal SET amount = amount + 1 WHERE account LIKE 'usage:%' AND request_id = 'n1'", "does not sum to zero"),
+        (
+            "UPDATE journal SET posted_at = posted_at + INTERVAL 1 SECOND WHERE account LIKE 'usage:%' AND request_id = 'n1'",
+            "trial balance",
+        ),
         ("UPDATE wallet_balances SET balance = balance + 1", "a balance is not the sum"),
         ("UPDATE charges SET amount = amount + 1 WHERE request_id = 'n1'", "a charge is not the sum of its lines"),
         ("UPDATE ledger SET project = 'other' WHERE request_id = 'n1'", "receipt n1: its digest"),

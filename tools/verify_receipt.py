@@ -4,9 +4,9 @@ tokenledger receipt REQUEST_ID --format json > receipt.json
 python tools/verify_receipt.py receipt.json ledger/2026-10/seal.json
 """
 
-import hashlib
 import json
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 # The columns that a receipt's digest covers, in order, as the comment on ledger.receipt_digest says.
@@ -17,37 +17,29 @@ list_charge final_charge vendor_charge currency balance_bucket wallet failed_req
 adjustment_reason latency_ms first_token_ms fallback_latency_ms client_request_id upstream_request_id door savings
 leakage vendor_difference""".split()
 
+receipt, seal = (json.loads(Path(path).read_text(encoding="utf-8")) for path in sys.argv[1:3])
+lines = (f"{name}\n" if receipt[name] is None else f"{name}={receipt[name]}\n" for name in COLUMNS)
+digest = sha256("".join(lines).encode()).digest()
+root = sha256(b"\0" + digest).digest()
+for step in receipt["proof"]["siblings"] if receipt["proof"] else []:
+    other = bytes.fromhex(step["hash"])
+    root = sha256(b"\1" + (other + root if step["side"] == "left" else root + other)).digest()
+signed = {name: value for name, value in seal.items() if name not in ("hash", "signature")}
+text = json.dumps(signed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+holds = {
+    "the receipt is not what its digest covers": digest.hex() == receipt["receipt_digest"],
+    "the receipt is not among those that the seal covers": [root.hex(), receipt["period"]] == [seal["receipts"]["root"], seal["period"]],
+    "the seal is not what its hash covers": sha256(text.encode()).hexdigest() == seal["hash"],
+}
+try:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey as Key
 
-def check(receipt: dict, seal: dict) -> str:  # type: ignore[type-arg]
-    """What is wrong, or nothing."""
-    text = "".join(f"{name}\n" if receipt[name] is None else f"{name}={receipt[name]}\n" for name in COLUMNS)
-    digest = hashlib.sha256(text.encode()).digest()
-    if digest.hex() != receipt["receipt_digest"]:
-        return "the receipt is not what its digest covers"
-    at = hashlib.sha256(b"\0" + digest).digest()
-    for step in (receipt["proof"] or {"siblings": []})["siblings"]:
-        other = bytes.fromhex(step["hash"])
-        at = hashlib.sha256(b"\1" + (other + at if step["side"] == "left" else at + other)).digest()
-    if at.hex() != seal["receipts"]["root"] or receipt["period"] != seal["period"]:
-        return "the receipt is not among those that the seal covers"
-    covered = {name: value for name, value in seal.items() if name not in ("hash", "signature")}
-    if hashlib.sha256(json.dumps(covered, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest() != seal["hash"]:
-        return "the seal is not what its hash covers"
-    try:
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415  the check above needs no package
-    except ImportError:
-        print("without the package cryptography the seal's signature was not checked", file=sys.stderr)
-        return ""
-    try:
-        Ed25519PublicKey.from_public_bytes(bytes.fromhex(seal["public_key"])).verify(
-            bytes.fromhex(seal["signature"]), seal["hash"].encode()
-        )
-    except Exception as error:  # noqa: BLE001  whatever is wrong with it, the signature does not hold
-        return f"the seal's signature does not hold ({type(error).__name__})"
-    return ""
-
-
-if __name__ == "__main__":
-    wrong = check(*(json.loads(Path(path).read_text(encoding="utf-8")) for path in sys.argv[1:3]))
-    print(wrong or "the receipt is what was sealed")
-    sys.exit(1 if wrong else 0)
+    Key.from_public_bytes(bytes.fromhex(seal["public_key"])).verify(bytes.fromhex(seal["signature"]), seal["hash"].encode())
+except ImportError:
+    print("without the package cryptography the seal's signature was not checked", file=sys.stderr)
+except (InvalidSignature, ValueError) as error:
+    holds[f"the seal's signature does not hold ({type(error).__name__})"] = False
+wrong = [what for what, good in holds.items() if not good]
+print(wrong[0] if wrong else "the receipt is what was sealed")
+sys.exit(1 if wrong else 0)

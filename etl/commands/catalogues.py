@@ -16,7 +16,7 @@ from schemas.bookfile import BookError, Problem
 from schemas.catalogues import KINDS, Asked, CatalogueError, Change, as_csv, changes, read
 from schemas.errors import UsageError
 from schemas.home import Home
-from schemas.instants import parse_instant, write_instant
+from schemas.instants import parse_option, write_instant
 from schemas.rates import Rate, rates_of
 from schemas.records import Instant
 
@@ -69,7 +69,7 @@ def propose(
     found = next((one for one in book.channels if one.name == channel), None)
     if found is None:
         raise NoSuchChannelError(f"no channel {channel!r} in {home.book / 'channels.toml'}", f"name one of {_names(book)}")
-    begin = Instant(time.time_ns() // 1_000_000_000 * 1_000_000) if since is None else parse_instant(since)
+    begin = Instant(time.time_ns() // 1_000_000_000 * 1_000_000) if since is None else parse_option("--from", since)
     content = file.read_bytes()
     if CURRENCY not in book.currencies:
         words = f"catalogues are in {CURRENCY}, and this book is kept in {book.settings.currency}"
@@ -124,7 +124,7 @@ def diff(home: Home, file: Path, everything: bool, at: str | None, as_json: bool
     proposed = rates_of(str(file), file.read_bytes(), channels, book.currencies, problems)
     if problems:
         raise BookError(problems)
-    found = changes(book.rates, proposed, Instant(time.time_ns() // 1000) if at is None else parse_instant(at))
+    found = changes(book.rates, proposed, Instant(time.time_ns() // 1000) if at is None else parse_option("--at", at))
     rows = [_row(one) for one in found if everything or one.what != "same"]
     same = sum(one.what == "same" for one in found)
     if as_json:

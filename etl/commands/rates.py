@@ -14,7 +14,7 @@ from schemas.book import load_book
 from schemas.dated import DatedRow
 from schemas.fx import Fx
 from schemas.home import Home
-from schemas.instants import parse_instant, write_instant
+from schemas.instants import parse_option, write_instant
 from schemas.rates import Rate
 from schemas.terms import Term
 
@@ -85,7 +85,7 @@ def show(home: Home, channel: str | None, model: str | None, at: str | None, his
     Below them the terms of terms.csv, with the term in the place of the book and its value in that of the price, and the
     exchange rates of fx.csv.
     """
-    instant = time.time_ns() // 1000 if at is None else parse_instant(at)
+    instant = time.time_ns() // 1000 if at is None else parse_option("--at", at)
     book = load_book(home.book)
     named = [(row, _row(row)) for row in book.rates] + [(row, _term_row(row)) for row in book.terms]
     rows = [

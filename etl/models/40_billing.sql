@@ -25,6 +25,19 @@ with facts as (
     left join book_channel c on s.channel = c.name
     left join policies p on s.raw_id = p.raw_id and s.raw_ordinal = p.raw_ordinal
 ),
+-- prices of what nothing that is recorded counts: where one applies, the charge is not known whole
+fees as (
+    select r.* from book_rate r join meter m on r.meter = m.name where not m.recorded and r.book = 'charge' and r.unit_price > 0
+),
+owed as (
+    select f.raw_id, f.raw_ordinal, min(r.meter) as meter
+    from facts f
+    join fees r
+        on (r.channel = '*' or r.channel = f.channel) and (r.model = '*' or r.model = f.sent_model)
+        and (r.endpoint is null or r.endpoint = f.endpoint) and (r.service_tier is null or r.service_tier = f.service_tier)
+        and f.received_at >= r.effective_from and f.received_at < coalesce(r.effective_to, timestamp '9999-12-31 00:00:00')
+    group by f.raw_id, f.raw_ordinal
+),
 due as (
     -- what is due, before it is asked whether it can be worked out
     select
@@ -48,12 +61,12 @@ due as (
 ),
 billing as (
     select
-        *,
+        d.*,
         case
             when wish in ('free', 'unknown', 'nothing', 'unpriced') then wish
             when not is_known_channel then 'unpriced'
             when wish = 'flat' then 'flat'
-            when billing = 'unknown' or not has_usage then 'unpriced'
+            when billing = 'unknown' or not has_usage or o.meter is not null then 'unpriced'
             else wish
         end as rule,
         case
@@ -74,7 +87,8 @@ billing as (
             when not has_usage then
                 case when usage_source = 'none' then 'no usage' else 'no output' end
                 || ' was reported and none could be recounted' || coalesce(': ' || uncounted, '')
+            when o.meter is not null then 'rates.csv prices ' || o.meter || ' there, and nothing that is recorded tells how many'
         end as reason
-    from due
+    from due d left join owed o on d.raw_id = o.raw_id and d.raw_ordinal = o.raw_ordinal
 )
 select * from billing

@@ -71,6 +71,9 @@ unregistered as (
         'not in keys.toml: register it with `tokenledger key add`' as detail, cast(count(*) as bigint) as rows, false as blocks_close
     from ledger where api_key_label = 'unregistered' and period in (select period from book_period) group by period, api_key_id
 ),
+breaches as (
+    select 'key_not_allowed' as kind, period, subject, detail, requests as rows, false as blocks_close from key_breaches
+),
 -- a price that is missing cannot be acknowledged; usage that nobody will ever know can
 open_items as (
     select u.*, u.meter is null and a.subject is not null as is_acknowledged
@@ -105,6 +108,7 @@ found as (
     union all select * from never_tried
     union all select * from copies
     union all select * from unregistered
+    union all select * from breaches
     union all select * from unpriced_models
     union all select * from balance_differences
 )

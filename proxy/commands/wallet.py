@@ -16,8 +16,8 @@ from proxy.journal import ADMIN_SLOT, append_once
 from schemas.book import Book, load_book
 from schemas.errors import UsageError
 from schemas.home import Home
-from schemas.instants import InstantError, parse_instant, write_instant
-from schemas.money import amount, parse_decimal, plain
+from schemas.instants import parse_option, write_instant
+from schemas.money import MoneyError, amount, parse_decimal, plain
 from schemas.records import Event, Instant, JsonText
 
 TOPUP = "wallet_topup"
@@ -44,6 +44,10 @@ AMOUNTS: dict[str, tuple[Callable[[Decimal], bool], str, str]] = {
 
 # How an amount is shown that its kind does not simply add.
 SIGNS = {SNAPSHOT: "=", EXPIRE: "-", TRANSFER: "-", HOLD: "held "}
+
+
+# Where the roof hangs the builder's judgement of an entry, in the context's `meta`: this wing does not know the one that books.
+JUDGE = "tokenledger.judge"
 
 
 class WalletEntryError(UsageError):
@@ -74,11 +78,11 @@ def event_of(kind: str, entry: Entry, currency: str, at: Instant) -> Event:
     """The event that records `entry`; amounts become texts of 12 decimals, absent facts stay absent.
 
     A top-up, a refund and an expiry are positive, and a top-up's bonus lies inside it; an adjustment is any amount but zero,
-    negative taking away. Raises WalletEntryError or MoneyError.
+    negative taking away. Raises WalletEntryError or InstantError.
     """
     for option in ("wallet", "bucket", "by", "reference", "reason", "second", "to_wallet", "to_bucket"):
         _check_said(option, getattr(entry, option))
-    value = amount(parse_decimal(entry.amount))
+    value = _amount("amount", entry.amount)
     is_taken, what, cure = AMOUNTS[kind]
     if not is_taken(value):
         raise WalletEntryError(what.format(entry.amount), cure)
@@ -89,7 +93,7 @@ def event_of(kind: str, entry: Entry, currency: str, at: Instant) -> Event:
         "amount": plain(value),
         "paid": _part("paid", entry.paid, None),
         "bonus": _part("bonus", entry.bonus, value),
-        "expires": None if entry.expires is None else write_instant(_instant("expires", entry.expires)),
+        "expires": None if entry.expires is None else write_instant(parse_option("--expires", entry.expires)),
         "until": None if entry.until is None else write_instant(_after(at, entry.until)),
         "to_wallet": None if entry.to_wallet is None else entry.to_wallet.strip(),
         "to_bucket": None if entry.to_bucket is None else entry.to_bucket.strip(),
@@ -114,26 +118,26 @@ def _check_said(option: str, said: str | None) -> None:
 
 
 def _after(at: Instant, text: str) -> Instant:
-    until = _instant("until", text)
+    until = parse_option("--until", text)
     if until <= at:
         raise WalletEntryError(f"--until {text} is over already", "name an instant to come")
     return until
 
 
+def _amount(option: str, text: str) -> Decimal:
+    try:
+        return amount(parse_decimal(text))
+    except MoneyError as error:
+        raise WalletEntryError(f"--{option} {text}: {error.what}", error.cure) from None
+
+
 def _part(option: str, text: str | None, whole: Decimal | None) -> str | None:
     if text is None:
         return None
-    value = amount(parse_decimal(text))
+    value = _amount(option, text)
     if value < 0 or (whole is not None and value > whole):
         raise WalletEntryError(f"--{option} {text} does not lie between 0 and the amount", f"correct --{option}")
     return plain(value)
-
-
-def _instant(option: str, text: str) -> Instant:
-    try:
-        return parse_instant(text)
-    except InstantError as error:
-        raise WalletEntryError(f"--{option} {text}: {error.what}", error.cure) from None
 
 
 def _check_bucket(book: Book, bucket: str) -> None:
@@ -197,12 +201,20 @@ def _record(home: Home, kind: str, entry: Entry, as_json: bool, at: Instant | No
         raise WalletEntryError("a transfer goes from one balance to another", "name another --to-wallet or --to-bucket")
     if kind == ADJUST:
         check_second(book, entry)
-    append_once(home, ADMIN_SLOT, [event])
+    _append(home, event, judged=entry.request_id is not None)
     if as_json:
         click.echo(orjson.dumps({"event_id": event.event_id, "event": kind, **facts}, option=orjson.OPT_INDENT_2))
     else:
         sign = SIGNS.get(kind, "" if facts["amount"].startswith("-") else "+")
         click.echo(f"recorded {event.event_id}  {facts['wallet']}:{facts['bucket']}  {sign}{facts['amount']} {facts['currency']}")
+
+
+def _append(home: Home, event: Event, *, judged: bool) -> None:
+    """Record an entry; `judged`, one that names something recorded before, only where the builder would book it."""
+    judge = click.get_current_context().meta.get(JUDGE)
+    if judged and judge is not None:
+        judge(home, event)
+    append_once(home, ADMIN_SLOT, [event])
 
 
 @click.command()
@@ -249,7 +261,7 @@ def expire(home: Home, /, as_json: bool, **facts: Any) -> None:
 @click.pass_obj
 def snapshot(home: Home, /, as_json: bool, read_at: str | None, **facts: Any) -> None:
     """Record the balance that the vendor shows. It moves no money; `balance_proof` holds it against ours."""
-    _record(home, SNAPSHOT, Entry(**facts), as_json, None if read_at is None else _instant("at", read_at))
+    _record(home, SNAPSHOT, Entry(**facts), as_json, None if read_at is None else parse_option("--at", read_at))
 
 
 @click.command()
@@ -284,7 +296,7 @@ def _record_about(home: Home, kind: str, facts: dict[str, str], by: str, referen
         reference=reference.strip(),
         facts=JsonText(orjson.dumps(facts).decode()),
     )
-    append_once(home, ADMIN_SLOT, [event])
+    _append(home, event, judged=True)
     if as_json:
         click.echo(orjson.dumps({"event_id": event.event_id, "event": kind, **facts}, option=orjson.OPT_INDENT_2))
     else:
