@@ -7,6 +7,7 @@ count or receipt can change. The event comes first, so that a file that is missi
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,16 @@ def erase(home: Home, files: Iterable[SealedFile]) -> None:
         durable.sync(folder)
 
 
-def erased(home: Home) -> frozenset[tuple[str, str]]:
-    """Path below raw/ and SHA-256 of every body file that an event names as erased; what is damaged says nothing."""
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What events name as erased."""
+
+    files: frozenset[tuple[str, str]]  # path below raw/ and SHA-256
+    keys: frozenset[str]  # ids of keys of bodies that were destroyed
+
+
+def erased(home: Home) -> Erased:
+    """Every body file and key that an event names as erased; what is damaged says nothing."""
     seals = manifest.read(home.manifest)
     found: list[tuple[str, str]] = []
     for file in (file for seal in seals for file in seal.files if file.kind == "event"):
@@ -65,8 +74,12 @@ def erased(home: Home) -> frozenset[tuple[str, str]]:
     for _, piece, _ in unsealed(home, manifest.sealed_up_to(seals)):
         if isinstance(piece, Frame) and piece.kind == "event":
             found.append((piece.fields["event"], piece.fields["facts"]))
-    named = (named for event, facts in found if event == ERASED for named in orjson.loads(facts)["files"])
-    return frozenset((named["path"].removeprefix("raw/"), named["sha256"]) for named in named)
+    told = [orjson.loads(facts) for event, facts in found if event == ERASED]
+    files = (file for facts in told for file in facts.get("files", ()))
+    return Erased(
+        frozenset((file["path"].removeprefix("raw/"), file["sha256"]) for file in files),
+        frozenset(key for facts in told for key in facts.get("keys", ())),
+    )
 
 
 def kept(sources: Sources, dates: Container[str]) -> tuple[list[Path], list[Finding]]:
@@ -74,7 +87,7 @@ def kept(sources: Sources, dates: Container[str]) -> tuple[list[Path], list[Find
     files = [file for file in sources.body_files if date_of(file) in dates]
     is_good = {file.path: is_whole(sources.raw / file.path, file) for file in files}
     missing = any(not (sources.raw / file.path).exists() for file in files)
-    gone = erased(Home(sources.raw.parent)) if missing else frozenset()
+    gone = erased(Home(sources.raw.parent)).files if missing else frozenset()
     bad = [
         file for file in files if not is_good[file.path] and ((file.path, file.sha256) not in gone or (sources.raw / file.path).exists())
     ]
