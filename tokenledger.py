@@ -64,7 +64,7 @@ COMMANDS: Mapping[str, Entry] = {
         },
     ),
     "acknowledge": Entry("Accept by name a loss that keeps a month from closing.", "proxy.commands.acknowledge:acknowledge"),
-    "erase": Entry("Remove the messages kept of closed months.", "tokenledger:erase"),
+    "erase": Entry("Remove messages kept: of closed months, of a request, of a subject.", "tokenledger:erase"),
     "web": Entry("The pages over the published ledger.", "web.commands.serve:web"),
     "verify": Entry("Recompute every hash and every law.", "etl.commands.verify:verify"),
     "key": Entry(
@@ -287,24 +287,53 @@ def _note_reopening(home: Home, now: int, period: str, by: str | None, reason: s
 
 
 @click.command()
+@click.option("--before", type=click.DateTime(["%Y-%m-%d"]), metavar="DATE", help="All of closed months from days before this one (UTC).")
 @click.option(
-    "--before", required=True, type=click.DateTime(["%Y-%m-%d"]), metavar="DATE", help="Days before this one (UTC), as 2026-11-01."
+    "--request", "requests", multiple=True, metavar="ID", help="Those of this request, by any id that `receipt` takes; repeatable."
 )
+@click.option("--subject", "subjects", multiple=True, metavar="S", help="Those of user:NAME, key:FINGERPRINT or unknown; repeatable.")
 @click.option("--by", required=True, metavar="WHO", help="Who erases.")
 @click.option("--reason", required=True, metavar="TEXT", help="Why.")
 @click.pass_obj
-def erase(home: Home, before: datetime, by: str, reason: str) -> None:
-    """Remove the messages kept of closed months, for good; what was charged and its proof stay.
+def erase(home: Home, before: datetime | None, requests: tuple[str, ...], subjects: tuple[str, ...], by: str, reason: str) -> None:
+    """Remove messages kept, for good, and the key of a subject; what was charged and its proof stay.
 
-    Those of an open month stay, because its tokens may still be counted from them.
+    --before leaves those of an open month, whose tokens may still be counted from them; --request and --subject erase
+    there too, and keep what was counted.
     """
     from schemas.book import load_book  # noqa: PLC0415  see `ledger`
 
     if not (by.strip() and reason.strip()):
         raise click.UsageError("--by WHO and --reason TEXT say something")
+    if (before is not None) == bool(requests or subjects):
+        raise click.UsageError("name what to erase: --before DATE, or --request ID and --subject S")
     if store := load_book(home.book).settings.raw.store:
         raise UsageError(f"the bodies lie in {store} too, and would come back from there", "let the store's own lifecycle rule remove them")
-    click.echo(f"{_erase(home, time.time_ns() // 1000, before.date(), by.strip(), reason.strip())} files erased")
+    now = time.time_ns() // 1000
+    if before is not None:
+        click.echo(f"{_erase(home, now, before.date(), by.strip(), reason.strip())} files erased")
+    else:
+        click.echo(f"{_erase_messages(home, now, requests, subjects, by.strip(), reason.strip())} messages erased")
+
+
+def _erase_messages(home: Home, now: int, requests: Sequence[str], subjects: Sequence[str], by: str, reason: str) -> int:
+    """Record what is erased, by whom and why, then do it; how many messages."""
+    from etl import erase as erasing  # noqa: PLC0415  see `ledger`
+    from etl.build import lock  # noqa: PLC0415  see `ledger`
+    from etl.erasure import ERASED  # noqa: PLC0415  see `ledger`
+    from proxy.emptying import empty  # noqa: PLC0415  see `ledger`
+    from proxy.seal import seal  # noqa: PLC0415  see `ledger`
+    from schemas.records import Instant  # noqa: PLC0415  see `ledger`
+
+    seal(home, Instant(now))
+    with lock(home):
+        found = erasing.find(home, requests, subjects)
+        facts, messages = erasing.prepare(home, found)
+        if facts["files"] or facts["keys"]:
+            _append(home, now, [(ERASED, by, reason, facts)])
+        erasing.carry_out(home, facts)
+        empty(home, found.named.holds)
+    return messages
 
 
 def _forget_bodies(home: Home, now: int, days: int) -> None:
@@ -317,9 +346,11 @@ def _forget_bodies(home: Home, now: int, days: int) -> None:
 
 
 def _erase(home: Home, now: int, before: date, by: str, reason: str) -> int:
-    """Record who erases which bodies and why, then do it; how many files."""
+    """Record who erases which files and why, then do it; how many."""
     from etl import erasure  # noqa: PLC0415  see `ledger`
     from etl.build import lock  # noqa: PLC0415  see `ledger`
+    from etl.sources import date_of  # noqa: PLC0415  see `ledger`
+    from proxy.emptying import empty  # noqa: PLC0415  see `ledger`
 
     with lock(home):
         files = erasure.erasable(home, before)
@@ -327,6 +358,8 @@ def _erase(home: Home, now: int, before: date, by: str, reason: str) -> int:
             return 0
         _append(home, now, [(erasure.ERASED, by, reason, facts) for facts in erasure.facts_of(files)])
         erasure.erase(home, files)
+        days = {date_of(file) for file in files}
+        empty(home, lambda body: erasure.day_of(body) in days)
     _say(f"erased {len(files)} files of bodies from before {before}")
     return len(files)
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import zstandard
 
 from etl.bodies import KeptBody, read_bodies
+from etl.erasure import remembered
 from etl.recount import close_decoders, decoded
 from etl.sources import Finding, Sources, add_findings, table
 from etl.texts import Uncountable
@@ -139,11 +140,19 @@ def batch_output(connection: duckdb.DuckDBPyConnection, sources: Sources) -> int
     notes: dict[tuple[str, int], tuple[str, bool]] = {}
     findings: list[Finding] = []
     count = 0
-    if wanted:
+    lines_before, noted_before = remembered(connection, "output_line"), remembered(connection, "output_note")
+    unread = wanted.keys() - lines_before.keys() - noted_before.keys()
+    for key in wanted.keys() - unread:
+        kept = list(lines_before.get(key, ()))
+        count += len(kept)
+        _keep(connection, "output_line", kept)
+        notes[key] = next(((note["reason"], note["is_other"]) for note in noted_before.get(key, ())), ("", False))
+    if unread:
+        dates = {wanted[key] for key in unread}
         try:
-            for body in read_bodies(sources, {raw_id for raw_id, _ in wanted}, set(wanted.values()), findings, ROWS_AT_ONCE):
+            for body in read_bodies(sources, {raw_id for raw_id, _ in unread}, dates, findings, ROWS_AT_ONCE):
                 key = (body.raw_id, body.raw_ordinal)
-                if key in wanted and key not in notes:
+                if key in unread and key not in notes:
                     made, notes[key] = _read(connection, body)
                     count += made
         finally:
@@ -173,19 +182,19 @@ def _read(connection: duckdb.DuckDBPyConnection, body: KeptBody) -> tuple[int, t
                 kept.append({**key, "line": number, **read_line(text)})
                 count += 1
             if len(kept) >= LINES_AT_ONCE:
-                _keep(connection, kept)
+                _keep(connection, "lines_read", kept)
     except OtherFileError:
         where = f"line {number} of it is no line of a batch's output"
         return 0, (where, True)
     except Uncountable as error:
         return 0, (error.what, False)
-    _keep(connection, kept)
+    _keep(connection, "lines_read", kept)
     connection.execute("INSERT INTO output_line FROM lines_read")
     return count, ("", False)
 
 
-def _keep(connection: duckdb.DuckDBPyConnection, kept: list[dict[str, Any]]) -> None:
+def _keep(connection: duckdb.DuckDBPyConnection, name: str, kept: list[dict[str, Any]]) -> None:
     connection.register("lines_now", pa.Table.from_pylist(kept, _LINES))
-    connection.execute("INSERT INTO lines_read FROM lines_now")
+    connection.execute(f"INSERT INTO {name} FROM lines_now")
     connection.unregister("lines_now")
     kept.clear()

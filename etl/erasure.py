@@ -1,22 +1,24 @@
-"""Erasure of bodies: the file goes, the manifest's line stays, and an event names each file with its hash, who did it and why.
+"""Erasure of bodies as events tell it: the manifest's line stays, and an event names each file with its hash, who did it and why.
 
-Only what no build reads any more is erased: files of closed months, which are read from their sealed tables, so that no charge,
-count or receipt can change. The event comes first, so that a file that is missing without one is a loss.
+Whole files go where no build reads them any more: those of closed months, which are read from their sealed tables. Single
+messages go anywhere (etl/erase.py), and the event keeps what was read from them. No charge, count or receipt changes. The event
+comes first, so that a file that is missing or other than it was sealed without one is a loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import orjson
 import pyarrow.parquet as pq
 
 from etl.seals import read_seals
-from etl.sources import Finding, Sources, date_of, is_whole, quarantine
+from etl.sources import Finding, Sources, date_of, is_whole, quarantine, sha256_in
 from schemas import durable, manifest
 from schemas.frames import Frame
 from schemas.home import Home
@@ -25,6 +27,7 @@ from schemas.manifest import SealedFile
 from schemas.spool import unsealed
 
 ERASED = "bodies_erased"
+READINGS = ("reread", "output_line", "output_note", "recount", "recount_note")  # what steps make of bodies, by try
 FILES_A_RECORD = 500
 
 
@@ -59,8 +62,21 @@ def erase(home: Home, files: Iterable[SealedFile]) -> None:
 class Erased:
     """What events name as erased."""
 
-    files: frozenset[tuple[str, str]]  # path below raw/ and SHA-256
+    files: frozenset[tuple[str, str, str | None]]  # path below raw/, SHA-256 before and after; null: the file went
     keys: frozenset[str]  # ids of keys of bodies that were destroyed
+
+    def allows(self, file: SealedFile, digest: str | None) -> bool:
+        """Whether what lies there (by its SHA-256, null: nothing) is what was sealed, or what an erasure left of it."""
+        return digest == file.sha256 or any(path == file.path and after == digest for path, _, after in self.files)
+
+    def is_unfinished(self, file: SealedFile, digest: str | None) -> bool:
+        """Whether an event says of what lies there that it was erased."""
+        return any((path, before) == (file.path, digest) for path, before, _ in self.files)
+
+
+def day_of(body: Mapping[str, Any]) -> str:
+    """The UTC date of the folder that a body is sealed into."""
+    return to_datetime(body["at"]).date().isoformat()
 
 
 def erased(home: Home) -> Erased:
@@ -77,21 +93,30 @@ def erased(home: Home) -> Erased:
     told = [orjson.loads(facts) for event, facts in found if event == ERASED]
     files = (file for facts in told for file in facts.get("files", ()))
     return Erased(
-        frozenset((file["path"].removeprefix("raw/"), file["sha256"]) for file in files),
+        frozenset((file["path"].removeprefix("raw/"), file["sha256"], file.get("left")) for file in files),
         frozenset(key for facts in told for key in facts.get("keys", ())),
     )
 
 
+def remembered(connection: duckdb.DuckDBPyConnection, name: str) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    """The rows that a step made of each try before its messages were erased; the last erasure of a try speaks for it."""
+    found: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    query = 'SELECT facts FROM all_event WHERE event = $1 ORDER BY "at", event_id'
+    for (facts,) in connection.execute(query, [ERASED]).fetchall():
+        tries: dict[tuple[str, int], list[dict[str, Any]]] = {}
+        for row in orjson.loads(facts).get("read", {}).get(name, ()):
+            tries.setdefault((row["raw_id"], row["raw_ordinal"]), []).append(row)
+        found |= tries
+    return found
+
+
 def kept(sources: Sources, dates: Container[str]) -> tuple[list[Path], list[Finding]]:
-    """The body files of these UTC dates that are whole, and a finding for each that is not, or is missing though nobody erased it."""
-    files = [file for file in sources.body_files if date_of(file) in dates]
-    is_good = {file.path: is_whole(sources.raw / file.path, file) for file in files}
-    missing = any(not (sources.raw / file.path).exists() for file in files)
-    gone = erased(Home(sources.raw.parent)).files if missing else frozenset()
-    bad = [
-        file for file in files if not is_good[file.path] and ((file.path, file.sha256) not in gone or (sources.raw / file.path).exists())
-    ]
-    return [sources.raw / file.path for file in files if is_good[file.path]], [quarantine(file) for file in bad]
+    """The body files of these UTC dates as they were sealed or as an erasure left them, and a finding for each that is neither."""
+    files = [(file, sha256_in(sources.raw / file.path)) for file in sources.body_files if date_of(file) in dates]
+    changed = any(digest != file.sha256 for file, digest in files)
+    gone = erased(Home(sources.raw.parent)) if changed else Erased(frozenset(), frozenset())
+    good = [sources.raw / file.path for file, digest in files if digest is not None and gone.allows(file, digest)]
+    return good, [quarantine(file) for file, digest in files if not gone.allows(file, digest)]
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ import zstandard
 
 from etl.bodies import read_bodies
 from etl.encodings import encoding
+from etl.erasure import remembered
 from etl.sources import Finding, Sources, add_findings, table
 from etl.texts import SURFACES, Said, Uncountable, messages_of
 from etl.unbrotli import BrotliError, Unbrotli
@@ -183,7 +184,13 @@ def recount(connection: duckdb.DuckDBPyConnection, sources: Sources) -> int:
         close_decoders()
     counted: list[dict[str, Any]] = []
     noted: list[dict[str, Any]] = []
+    before, noted_before = remembered(connection, "recount"), remembered(connection, "recount_note")
     for item in wanted:
+        place = (item.raw_id, item.raw_ordinal)
+        if place in before or place in noted_before:
+            counted += before.get(place, ())
+            noted += noted_before.get(place, ())
+            continue
         key = {"raw_id": item.raw_id, "raw_ordinal": item.raw_ordinal}
         try:
             found_here = count(item, found.get(item.raw_id, Bodies()))

@@ -86,13 +86,18 @@ def date_of(file: SealedFile) -> str:
     return file.path.split("date=", 1)[-1][:10]
 
 
-def is_whole(path: Path, file: SealedFile) -> bool:
-    """Whether the file is there and has the manifest's SHA-256."""
+def sha256_in(path: Path) -> str | None:
+    """SHA-256 of what lies there; null where nothing does, or it cannot be read."""
     try:
         with path.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest() == file.sha256
+            return hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError:
-        return False
+        return None
+
+
+def is_whole(path: Path, file: SealedFile) -> bool:
+    """Whether the file is there and has the manifest's SHA-256."""
+    return sha256_in(path) == file.sha256
 
 
 def quarantine(file: SealedFile) -> Finding:

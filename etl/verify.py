@@ -34,7 +34,7 @@ from etl.seals import (
     public_key_of,
     read_seals,
 )
-from etl.sources import date_of, is_whole
+from etl.sources import date_of, sha256_in
 from etl.spending import spending
 from etl.table import jsonable
 from schemas import manifest, spend
@@ -154,11 +154,14 @@ def _check_raw(home: Home, chain: list[manifest.Seal], month: MonthSeal | None) 
         for file in seal.files:
             if days is not None and not days[0] <= date_of(file) <= days[1] and (month is None or file.path not in month.files):
                 continue
-            if file.kind == "body" and (file.path, file.sha256) in gone.files and not (home.raw / file.path).exists():
-                continue
-            if not is_whole(home.raw / file.path, file):
+            digest = sha256_in(home.raw / file.path)
+            if not (digest == file.sha256 or (file.kind == "body" and gone.allows(file, digest))):
                 raise WrongError(f"raw/{file.path}", "is missing, or not what was sealed (SHA-256 differs)", "restore it from a copy")
+            if digest is None:
+                continue
             if file.kind == "body":
+                if gone.is_unfinished(file, digest):
+                    raise WrongError(f"raw/{file.path}", "was erased, as an event says, and lies there", "tokenledger erase, again")
                 _check_keys(f"raw/{file.path}", key_ids(home.raw / file.path), keys, gone.keys)
             count += 1
     return count
