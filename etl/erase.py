@@ -7,7 +7,7 @@ it leaves messages that are named as erased and still there, which `verify` tell
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -21,11 +21,12 @@ from etl.build import CONTEXT_DAYS, as_read
 from etl.erasure import READINGS, erased
 from etl.published import open_ledger
 from etl.sources import date_of, sha256_in
-from schemas import manifest, rawfile
+from schemas import manifest, rawfile, sharedkeys
 from schemas.bodykeys import BodyKeys
 from schemas.errors import LedgerError
 from schemas.home import Home
 from schemas.manifest import SealedFile
+from schemas.rawstore import RawStore
 
 
 class NothingKeptError(LedgerError):
@@ -42,10 +43,6 @@ class Named:
 
     raw_ids: frozenset[str]
     subjects: frozenset[str]
-
-    def holds(self, body: Mapping[str, Any]) -> bool:
-        """Whether a body is theirs."""
-        return body["request_id"] in self.raw_ids or body.get("subject") in self.subjects
 
     def mask(self, rows: pa.Table) -> pa.ChunkedArray:
         """Which rows of bodies are theirs."""
@@ -113,10 +110,18 @@ def prepare(home: Home, found: Erasure) -> tuple[dict[str, Any], int]:
     return facts, messages
 
 
-def carry_out(home: Home, facts: dict[str, Any]) -> None:
-    """Do what an event on the disk says: each file's new bytes take their place, and the subjects' keys go."""
-    for file in facts["files"]:
-        rawfile.take_place(home.root / file["path"])
+def carry_out(home: Home, facts: dict[str, Any], store: RawStore | None) -> None:
+    """Do what an event says that is on the disk, and in the store: each file's new bytes take their place, and the subjects' keys go.
+
+    Raises RawStoreError: then the same command ends it.
+    """
+    paths = [home.root / file["path"] for file in facts["files"]]
+    if store is not None:
+        for path in paths:
+            store.replace(str(path.relative_to(home.raw)), rawfile.aside(path).read_bytes())
+        sharedkeys.destroy(store, facts["keys"])
+    for path in paths:
+        rawfile.take_place(path)
     keys = BodyKeys(home)
     for subject in facts["subjects"]:
         keys.destroy(subject)

@@ -18,7 +18,7 @@ import orjson
 import pyarrow.parquet as pq
 
 from etl.seals import read_seals
-from etl.sources import Finding, Sources, date_of, is_whole, quarantine, sha256_in
+from etl.sources import Finding, Sources, date_of, date_of_path, instant_of, is_whole, quarantine, sha256_in
 from schemas import durable, manifest
 from schemas.frames import Frame
 from schemas.home import Home
@@ -31,15 +31,23 @@ READINGS = ("reread", "output_line", "output_note", "recount", "recount_note")  
 FILES_A_RECORD = 500
 
 
-def erasable(home: Home, before: date) -> tuple[SealedFile, ...]:
-    """The body files of closed months that lie here and hold nothing from `before` (UTC) on. Raises SealBroken and ManifestError."""
+def erasable(home: Home, before: date, *, elsewhere: bool = False) -> tuple[SealedFile, ...]:
+    """The body files of closed months that lie here and hold nothing from `before` (UTC) on; or `elsewhere`, where nobody erased them yet.
+
+    Raises SealBroken and ManifestError.
+    """
     seals = read_seals(home)
     if not seals:
         return ()
     day = min(before, to_datetime(seals[-1].end).date()).isoformat()
     lines = manifest.read(home.manifest)[: seals[-1].manifest["lines"]]
     bodies = (file for line in lines for file in line.files if file.kind == "body")
-    return tuple(file for file in bodies if date_of(file) < day and (home.raw / file.path).exists())
+    gone = erased(home) if elsewhere else None
+    return tuple(
+        file
+        for file in bodies
+        if date_of(file) < day and ((home.raw / file.path).exists() or (gone is not None and not gone.allows(file, None)))
+    )
 
 
 def facts_of(files: Sequence[SealedFile]) -> Iterator[dict[str, Any]]:
@@ -55,47 +63,58 @@ def erase(home: Home, files: Iterable[SealedFile]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
     for folder in sorted({path.parent for path in paths}):
-        durable.sync(folder)
+        if folder.exists():
+            durable.sync(folder)
 
 
 @dataclass(frozen=True, slots=True)
 class Erased:
     """What events name as erased."""
 
-    files: frozenset[tuple[str, str, str | None]]  # path below raw/, SHA-256 before and after; null: the file went
+    files: Mapping[str, tuple[tuple[str, str | None], ...]]  # by path below raw/: SHA-256 before and after; null: the file went
     keys: frozenset[str]  # ids of keys of bodies that were destroyed
+    messages: tuple[tuple[int, frozenset[str]], ...]  # until when (microseconds), and whose: requests, subjects, UTC dates
 
     def allows(self, file: SealedFile, digest: str | None) -> bool:
         """Whether what lies there (by its SHA-256, null: nothing) is what was sealed, or what an erasure left of it."""
-        return digest == file.sha256 or any(path == file.path and after == digest for path, _, after in self.files)
+        return digest == file.sha256 or any(after == digest for _, after in self.files.get(file.path, ()))
 
     def is_unfinished(self, file: SealedFile, digest: str | None) -> bool:
         """Whether an event says of what lies there that it was erased."""
-        return any((path, before) == (file.path, digest) for path, before, _ in self.files)
+        return any(before == digest for before, _ in self.files.get(file.path, ()))
+
+    def holds(self, body: Mapping[str, Any]) -> bool:
+        """Whether a body, its fields by name, was erased: what came after an erasure is not its."""
+        names = (f"request {body['request_id']}", f"subject {body.get('subject')}", f"day {to_datetime(body['at']).date()}")
+        return any(body["at"] <= at and not gone.isdisjoint(names) for at, gone in self.messages)
 
 
-def day_of(body: Mapping[str, Any]) -> str:
-    """The UTC date of the folder that a body is sealed into."""
-    return to_datetime(body["at"]).date().isoformat()
+NOTHING = Erased({}, frozenset(), ())
 
 
 def erased(home: Home) -> Erased:
-    """Every body file and key that an event names as erased; what is damaged says nothing."""
+    """Every body file, key and message that an event names as erased; what is damaged says nothing."""
     seals = manifest.read(home.manifest)
-    found: list[tuple[str, str]] = []
+    found: list[tuple[int, dict[str, Any]]] = []
     for file in (file for seal in seals for file in seal.files if file.kind == "event"):
-        path = home.raw / file.path
-        if is_whole(path, file):
-            found.extend((row["event"], row["facts"]) for row in _rows(path))
+        place = home.raw / file.path
+        if is_whole(place, file):
+            found.extend((instant_of(row["at"]), orjson.loads(row["facts"])) for row in _rows(place))
     for _, piece, _ in unsealed(home, manifest.sealed_up_to(seals)):
-        if isinstance(piece, Frame) and piece.kind == "event":
-            found.append((piece.fields["event"], piece.fields["facts"]))
-    told = [orjson.loads(facts) for event, facts in found if event == ERASED]
-    files = (file for facts in told for file in facts.get("files", ()))
-    return Erased(
-        frozenset((file["path"].removeprefix("raw/"), file["sha256"], file.get("left")) for file in files),
-        frozenset(key for facts in told for key in facts.get("keys", ())),
-    )
+        if isinstance(piece, Frame) and piece.kind == "event" and piece.fields["event"] == ERASED:
+            found.append((piece.fields["at"], orjson.loads(piece.fields["facts"])))
+    files: dict[str, tuple[tuple[str, str | None], ...]] = {}
+    for told in (told for _, facts in found for told in facts.get("files", ())):
+        path = told["path"].removeprefix("raw/")
+        files[path] = (*files.get(path, ()), (told["sha256"], told.get("left")))
+    keys = frozenset(key for _, facts in found for key in facts.get("keys", ()))
+    return Erased(files, keys, tuple((at, _named(facts)) for at, facts in found))
+
+
+def _named(facts: Mapping[str, Any]) -> frozenset[str]:
+    days = {f"day {date_of_path(file['path'])}" for file in facts.get("files", ()) if "left" not in file}
+    requests = {f"request {name}" for name in facts.get("requests", ())}
+    return frozenset(days | requests | {f"subject {name}" for name in facts.get("subjects", ())})
 
 
 def remembered(connection: duckdb.DuckDBPyConnection, name: str) -> dict[tuple[str, int], list[dict[str, Any]]]:
@@ -114,11 +133,11 @@ def kept(sources: Sources, dates: Container[str]) -> tuple[list[Path], list[Find
     """The body files of these UTC dates as they were sealed or as an erasure left them, and a finding for each that is neither."""
     files = [(file, sha256_in(sources.raw / file.path)) for file in sources.body_files if date_of(file) in dates]
     changed = any(digest != file.sha256 for file, digest in files)
-    gone = erased(Home(sources.raw.parent)) if changed else Erased(frozenset(), frozenset())
+    gone = erased(Home(sources.raw.parent)) if changed else NOTHING
     good = [sources.raw / file.path for file, digest in files if digest is not None and gone.allows(file, digest)]
     return good, [quarantine(file) for file, digest in files if not gone.allows(file, digest)]
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(path, columns=["event", "facts"], filters=[("event", "=", ERASED)]).to_pylist()
+    rows: list[dict[str, Any]] = pq.read_table(path, columns=["at", "event", "facts"], filters=[("event", "=", ERASED)]).to_pylist()
     return rows

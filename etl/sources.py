@@ -83,7 +83,12 @@ class Sources:
 
 def date_of(file: SealedFile) -> str:
     """The UTC date of its folder, YYYY-MM-DD."""
-    return file.path.split("date=", 1)[-1][:10]
+    return date_of_path(file.path)
+
+
+def date_of_path(path: str) -> str:
+    """The UTC date that a path below raw/ names."""
+    return path.split("date=", 1)[-1][:10]
 
 
 def sha256_in(path: Path) -> str | None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from schemas import durable, manifest, rawfile
+from schemas import durable, manifest, rawfile, sharedkeys
 from schemas.errors import LedgerError
 from schemas.frames import Damage, Frame, decode
 from schemas.home import Home
@@ -52,6 +52,8 @@ def seal(home: Home, now: Instant, store: RawStore | None = None) -> SealResult:
     durable.make_folder(home.raw)
     with lock(home):
         _mend(home.manifest)
+        if store is not None:
+            sharedkeys.publish(home, store)  # before what is encrypted under them
         seals = manifest.read(home.manifest) if store is None else store.join(home)
         for slot in slots(home):
             segments = slot.segments()

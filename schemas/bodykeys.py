@@ -47,11 +47,12 @@ class BodyKey:
     id: str
     subject: str
     cipher: AESGCM
-    file: tuple[int, int]  # the file it was read from: inode and time of its making
+    path: Path  # the file it was read from
+    file: tuple[int, int]  # which file that was: inode and time of its making
 
 
 class BodyKeys:
-    """The keys of a home: by subject to encrypt, made at first use; by id to decrypt, as they lie there when first asked for."""
+    """The keys of a home: by subject to encrypt, made at first use; by id to decrypt, as they lay there when first asked for."""
 
     def __init__(self, home: Home) -> None:
         self._folder = home.body_keys
@@ -107,13 +108,16 @@ class BodyKeys:
         return self._by_id
 
     def destroy(self, subject: str) -> None:
-        """Remove a subject's key for good, and what a crash left of its making."""
-        path = self._path(subject)
-        for left in (path, *self._folder.glob(f".{path.name}.*")):
+        """Remove the keys of a subject for good, those of other homes too. Raises BrokenKeyError."""
+        for key in self.by_id().values():
+            if key.subject == subject:
+                self.remove(key)
+
+    def remove(self, key: BodyKey) -> None:
+        """Remove one key for good, and what a crash left of its making."""
+        for left in (key.path, *self._folder.glob(f".{key.path.name}.*")):
             left.unlink(missing_ok=True)
-        if self._folder.is_dir():
-            durable.sync(self._folder)
-        self._by_subject.pop(subject, None)
+        durable.sync(self._folder)
         self._by_id = None
 
     def _at_hand(self, subject: str) -> BodyKey | None:
@@ -150,4 +154,4 @@ def _read(path: Path) -> BodyKey | None:
         raise BrokenKeyError(
             f"secrets/{path.parent.name}/{path.name} holds no key", "restore it from a copy: no other one opens its bodies"
         )
-    return BodyKey(hashlib.sha256(b"tokenledger body key" + key).hexdigest()[:32], subject, AESGCM(key), stamp)
+    return BodyKey(hashlib.sha256(b"tokenledger body key" + key).hexdigest()[:32], subject, AESGCM(key), path, stamp)

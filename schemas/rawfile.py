@@ -14,19 +14,20 @@ from schemas import durable
 
 def write_aside(path: Path, rows: pa.Table) -> tuple[int, str]:
     """Write beside `path` what will lie there (0600); its size and SHA-256."""
-    aside = _aside(path)
-    pq.write_table(rows, aside, compression="zstd", compression_level=3, write_page_checksum=True)
-    data = aside.read_bytes()
-    durable.sync(aside)
-    os.chmod(aside, 0o600)
+    fresh = aside(path)
+    pq.write_table(rows, fresh, compression="zstd", compression_level=3, write_page_checksum=True)
+    data = fresh.read_bytes()
+    durable.sync(fresh)
+    os.chmod(fresh, 0o600)
     return len(data), hashlib.sha256(data).hexdigest()
 
 
 def take_place(path: Path) -> None:
     """Give what was written aside its name, in the place of what has it."""
-    os.replace(_aside(path), path)
+    os.replace(aside(path), path)
     durable.sync(path.parent)
 
 
-def _aside(path: Path) -> Path:
+def aside(path: Path) -> Path:
+    """Where it is written first."""
     return path.with_suffix(".partial")
