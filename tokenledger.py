@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from datetime import date, datetime
 
     from etl.kernel import Run  # the builder is loaded by `ledger` alone
+    from schemas.rawstore import RawStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ COMMANDS: Mapping[str, Entry] = {
         },
     ),
     "acknowledge": Entry("Accept by name a loss that keeps a month from closing.", "proxy.commands.acknowledge:acknowledge"),
-    "erase": Entry("Remove the messages kept of closed months.", "tokenledger:erase"),
+    "erase": Entry("Remove messages kept: of closed months, of a request, of a subject.", "tokenledger:erase"),
     "web": Entry("The pages over the published ledger.", "web.commands.serve:web"),
     "verify": Entry("Recompute every hash and every law.", "etl.commands.verify:verify"),
     "key": Entry(
@@ -206,8 +207,11 @@ def ledger(  # noqa: PLR0913, PLR0917  a command takes one argument for each of 
     """
     # Loaded here, because no other command waits for the sealer and the builder.
     from etl import close as closing  # noqa: PLC0415
+    from etl.erasure import erased  # noqa: PLC0415
+    from etl.following import follow  # noqa: PLC0415
     from etl.published import open_ledger, require_month, require_period  # noqa: PLC0415
     from etl.summary import summarise  # noqa: PLC0415
+    from proxy.emptying import empty  # noqa: PLC0415
     from proxy.seal import seal  # noqa: PLC0415
     from schemas import manifest  # noqa: PLC0415
     from schemas.book import load_book  # noqa: PLC0415
@@ -230,14 +234,15 @@ def ledger(  # noqa: PLR0913, PLR0917  a command takes one argument for each of 
         click.echo("{}" if as_json else GET_TRAFFIC.format(home=home.root, command=_command(home)))
         return 0
     _note_book(home, now, by, reason)
-    if reopen is None and store is None and not no_close:
-        _forget_bodies(home, now, book.settings.capture.body_days)
+    if reopen is None and not no_close:
+        _forget_bodies(home, now, book.settings.capture.body_days, store)
     if reopen is not None:
         _note_reopening(home, now, reopen, by, reason)
         _say(f"reopened {', '.join(closing.reopen(home, reopen))}")
     seal(home, now, store)
     if store is not None:
-        _say(f"{store.fetch(home, _tell_fetched)} files fetched from {store.url}")
+        _say(f"{follow(home, store, _tell_fetched)} files fetched from {store.url}")
+        empty(home, erased(home).holds)
     with _engine(home, master) as runs:
         closes = not no_close and reopen is None
         done = closing.close(home, now, period=period, closes=closes, progress=lambda step: _say(str(step)), engine=runs)
@@ -296,46 +301,87 @@ def _note_reopening(home: Home, now: int, period: str, by: str | None, reason: s
 
 
 @click.command()
+@click.option("--before", type=click.DateTime(["%Y-%m-%d"]), metavar="DATE", help="All of closed months from days before this one (UTC).")
 @click.option(
-    "--before", required=True, type=click.DateTime(["%Y-%m-%d"]), metavar="DATE", help="Days before this one (UTC), as 2026-11-01."
+    "--request", "requests", multiple=True, metavar="ID", help="Those of this request, by any id that `receipt` takes; repeatable."
 )
+@click.option("--subject", "subjects", multiple=True, metavar="S", help="Those of user:NAME, key:FINGERPRINT or unknown; repeatable.")
 @click.option("--by", required=True, metavar="WHO", help="Who erases.")
 @click.option("--reason", required=True, metavar="TEXT", help="Why.")
 @click.pass_obj
-def erase(home: Home, before: datetime, by: str, reason: str) -> None:
-    """Remove the messages kept of closed months, for good; what was charged and its proof stay.
+def erase(home: Home, before: datetime | None, requests: tuple[str, ...], subjects: tuple[str, ...], by: str, reason: str) -> None:
+    """Remove messages kept, for good, and the key of a subject; what was charged and its proof stay.
 
-    Those of an open month stay, because its tokens may still be counted from them.
+    --before leaves those of an open month, whose tokens may still be counted from them; --request and --subject erase
+    there too, and keep what was counted.
     """
     from schemas.book import load_book  # noqa: PLC0415  see `ledger`
+    from schemas.rawstore import RawStore  # noqa: PLC0415  see `ledger`
 
     if not (by.strip() and reason.strip()):
         raise click.UsageError("--by WHO and --reason TEXT say something")
-    if store := load_book(home.book).settings.raw.store:
-        raise UsageError(f"the bodies lie in {store} too, and would come back from there", "let the store's own lifecycle rule remove them")
-    click.echo(f"{_erase(home, time.time_ns() // 1000, before.date(), by.strip(), reason.strip())} files erased")
+    if (before is not None) == bool(requests or subjects):
+        raise click.UsageError("name what to erase: --before DATE, or --request ID and --subject S")
+    url = load_book(home.book).settings.raw.store
+    now, store, who = time.time_ns() // 1000, RawStore(url) if url else None, (by.strip(), reason.strip())
+    if before is not None:
+        click.echo(f"{_erase(home, now, before.date(), who, store)} files erased")
+    else:
+        click.echo(f"{_erase_messages(home, now, (requests, subjects), who, store)} messages erased")
 
 
-def _forget_bodies(home: Home, now: int, days: int) -> None:
+def _erase_messages(home: Home, now: int, asked: tuple[Sequence[str], Sequence[str]], who: tuple[str, str], store: RawStore | None) -> int:
+    """Record what is erased, by whom and why, then do it; how many messages."""
+    from etl import erase as erasing  # noqa: PLC0415  see `ledger`
+    from etl.build import lock  # noqa: PLC0415  see `ledger`
+    from etl.erasure import ERASED, erased  # noqa: PLC0415  see `ledger`
+    from etl.following import follow  # noqa: PLC0415  see `ledger`
+    from proxy.emptying import empty  # noqa: PLC0415  see `ledger`
+    from proxy.seal import seal  # noqa: PLC0415  see `ledger`
+    from schemas.records import Instant  # noqa: PLC0415  see `ledger`
+
+    seal(home, Instant(now), store)
+    if store is not None:
+        follow(home, store, _tell_fetched)
+    with lock(home):
+        found = erasing.find(home, *asked)
+        facts, messages = erasing.prepare(home, found)
+        if facts["files"] or facts["keys"]:
+            # at this instant, for what came since the command began was sealed and is erased too
+            _append(home, time.time_ns() // 1000, [(ERASED, *who, facts)])
+            seal(home, Instant(now), store)  # other homes hear of it before what they could fetch is another
+        erasing.carry_out(home, facts, store)
+        empty(home, erased(home).holds)
+    return messages
+
+
+def _forget_bodies(home: Home, now: int, days: int, store: RawStore | None) -> None:
     """Erase the bodies of closed months that are older than the book keeps them."""
     from datetime import timedelta  # noqa: PLC0415  see `ledger`
 
     from schemas.instants import to_datetime  # noqa: PLC0415  see `ledger`
 
-    _erase(home, now, to_datetime(now).date() - timedelta(days=days), "tokenledger ledger", f"[capture] body_days = {days}")
+    _erase(home, now, to_datetime(now).date() - timedelta(days=days), ("tokenledger ledger", f"[capture] body_days = {days}"), store)
 
 
-def _erase(home: Home, now: int, before: date, by: str, reason: str) -> int:
-    """Record who erases which bodies and why, then do it; how many files."""
+def _erase(home: Home, now: int, before: date, who: tuple[str, str], store: RawStore | None) -> int:
+    """Record who erases which files and why, then do it; how many."""
     from etl import erasure  # noqa: PLC0415  see `ledger`
     from etl.build import lock  # noqa: PLC0415  see `ledger`
+    from proxy.emptying import empty  # noqa: PLC0415  see `ledger`
+    from proxy.seal import seal  # noqa: PLC0415  see `ledger`
+    from schemas.records import Instant  # noqa: PLC0415  see `ledger`
 
     with lock(home):
-        files = erasure.erasable(home, before)
+        files = erasure.erasable(home, before, elsewhere=store is not None)
         if not files:
             return 0
-        _append(home, now, [(erasure.ERASED, by, reason, facts) for facts in erasure.facts_of(files)])
+        _append(home, now, [(erasure.ERASED, *who, facts) for facts in erasure.facts_of(files)])
+        if store is not None:
+            seal(home, Instant(now), store)  # see _erase_messages
+            store.remove([file.path for file in files])
         erasure.erase(home, files)
+        empty(home, erasure.erased(home).holds)
     _say(f"erased {len(files)} files of bodies from before {before}")
     return len(files)
 

@@ -8,17 +8,16 @@ line says is kept as it was said; etl/models/29_batch_lines.sql decides where it
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import duckdb
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import zstandard
 
-from etl.erasure import kept
+from etl.bodies import KeptBody, read_bodies
+from etl.erasure import remembered
 from etl.recount import close_decoders, decoded
 from etl.sources import Finding, Sources, add_findings, table
 from etl.texts import Uncountable
@@ -141,12 +140,19 @@ def batch_output(connection: duckdb.DuckDBPyConnection, sources: Sources) -> int
     notes: dict[tuple[str, int], tuple[str, bool]] = {}
     findings: list[Finding] = []
     count = 0
-    if wanted:
-        needed = pa.array({raw_id for raw_id, _ in wanted}, pa.string())
+    lines_before, noted_before = remembered(connection, "output_line"), remembered(connection, "output_note")
+    unread = wanted.keys() - lines_before.keys() - noted_before.keys()
+    for key in wanted.keys() - unread:
+        kept = list(lines_before.get(key, ()))
+        count += len(kept)
+        _keep(connection, "output_line", kept)
+        notes[key] = next(((note["reason"], note["is_other"]) for note in noted_before.get(key, ())), ("", False))
+    if unread:
+        dates = {wanted[key] for key in unread}
         try:
-            for body in _bodies(sources, needed, set(wanted.values()), findings):
-                key = (body["request_id"], body["ordinal"])
-                if key in wanted and key not in notes:
+            for body in read_bodies(sources, {raw_id for raw_id, _ in unread}, dates, findings, ROWS_AT_ONCE):
+                key = (body.raw_id, body.raw_ordinal)
+                if key in unread and key not in notes:
                     made, notes[key] = _read(connection, body)
                     count += made
         finally:
@@ -162,48 +168,33 @@ def batch_output(connection: duckdb.DuckDBPyConnection, sources: Sources) -> int
     return count
 
 
-def _bodies(sources: Sources, needed: pa.Array, dates: set[str], findings: list[Finding]) -> Iterator[dict[str, Any]]:
-    """The bodies kept of these requests, one at a time; a file that is not what was sealed is a finding."""
-    paths, bad = kept(sources, dates)
-    findings.extend(bad)
-    for path in paths:
-        with pq.ParquetFile(path) as parquet:
-            yield from _of(parquet.iter_batches(ROWS_AT_ONCE), needed)
-    yield from _of(sources.rows["body"].to_batches(ROWS_AT_ONCE), needed)
-
-
-def _of(batches: Iterable[pa.RecordBatch], needed: pa.Array) -> Iterator[dict[str, Any]]:
-    for batch in batches:
-        yield from batch.filter(pc.is_in(batch["request_id"], needed)).to_pylist()
-
-
-def _read(connection: duckdb.DuckDBPyConnection, body: dict[str, Any]) -> tuple[int, tuple[str, bool]]:
+def _read(connection: duckdb.DuckDBPyConnection, body: KeptBody) -> tuple[int, tuple[str, bool]]:
     """Keep the lines of one body; how many, and why there are none with whether it is another kind of file."""
-    if len(body["content"]) < body["size"]:
-        return 0, (f"only the first {len(body['content'])} of its {body['size']} bytes are kept", False)
-    key = {"raw_id": body["request_id"], "raw_ordinal": body["ordinal"]}
+    if body.fault is not None:
+        return 0, (body.fault, False)
+    key = {"raw_id": body.raw_id, "raw_ordinal": body.raw_ordinal}
     kept: list[dict[str, Any]] = []
     count = 0
     connection.execute("CREATE OR REPLACE TEMP TABLE lines_read AS FROM output_line LIMIT 0")
     try:
-        for number, text in enumerate(lines_of(body["content"], body["content_encoding"]), 1):
+        for number, text in enumerate(lines_of(body.content, body.content_encoding), 1):
             if text.strip():
                 kept.append({**key, "line": number, **read_line(text)})
                 count += 1
             if len(kept) >= LINES_AT_ONCE:
-                _keep(connection, kept)
+                _keep(connection, "lines_read", kept)
     except OtherFileError:
         where = f"line {number} of it is no line of a batch's output"
         return 0, (where, True)
     except Uncountable as error:
         return 0, (error.what, False)
-    _keep(connection, kept)
+    _keep(connection, "lines_read", kept)
     connection.execute("INSERT INTO output_line FROM lines_read")
     return count, ("", False)
 
 
-def _keep(connection: duckdb.DuckDBPyConnection, kept: list[dict[str, Any]]) -> None:
+def _keep(connection: duckdb.DuckDBPyConnection, name: str, kept: list[dict[str, Any]]) -> None:
     connection.register("lines_now", pa.Table.from_pylist(kept, _LINES))
-    connection.execute("INSERT INTO lines_read FROM lines_now")
+    connection.execute(f"INSERT INTO {name} FROM lines_now")
     connection.unregister("lines_now")
     kept.clear()

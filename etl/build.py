@@ -36,7 +36,7 @@ from etl.reread import reread
 from etl.seals import read_seals, sha256_of
 from etl.sources import ROW_KINDS, Sources, read_sources, register, register_book, table, with_event
 from etl.spending import spending
-from schemas import durable, spend
+from schemas import durable, manifest, spend
 from schemas.book import Book, load_book
 from schemas.errors import LedgerError
 from schemas.home import Home
@@ -44,6 +44,7 @@ from schemas.records import Event
 
 LOCK_FILE = "build.lock"
 DIGEST_FILE = "ledger.duckdb.sha256"
+RECOUNT = "33"  # the last step that reads bodies
 CONTEXT_DAYS = 3  # how far back a preview looks for what a new record belongs to; an SDK's retries come within one
 
 
@@ -166,7 +167,7 @@ def _run(
     reading = (
         Step("09", "reread", partial(reread, sources=sources)),
         Step("28", "batch_output", partial(batch_output, sources=sources)),
-        Step("33", "recount", partial(recount, sources=sources)),
+        Step(RECOUNT, "recount", partial(recount, sources=sources)),
     )
     steps: list[Model | Step] = [*_models(), *reading, *more]
     engine(connection, steps, progress)
@@ -220,6 +221,23 @@ def lock(home: Home) -> Iterator[Path]:
         raise NotWrittenError(home, str(error)) from None
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def as_read(home: Home, since: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Everything recorded from a UTC date (YYYY-MM-DD) on, in memory, through the models as far as bodies are read; closed months too."""
+    with kernel.open_engine() as connection:
+        sources = read_sources(home, after_line=len(manifest.read(home.manifest)), since=since)
+        book = load_book(home.book)
+        register(connection, sources)
+        _lend_tables(connection, book)
+        register_scope(connection, Closed(home), sources, book, None)
+        _run(connection, sources, book, silent, None, None, engine=_to_recount)
+        yield connection
+
+
+def _to_recount(connection: duckdb.DuckDBPyConnection, steps: Sequence[Model | Step], report: Report) -> None:
+    kernel.run(connection, [step for step in steps if step.number <= RECOUNT], report)
 
 
 # ---- the preview ----

@@ -119,12 +119,12 @@ def write_basis(home: Home, sha256: str, book: Book, closed: Closed) -> None:
 def register_scope(connection: duckdb.DuckDBPyConnection, closed: Closed, sources: Sources, book: Book, basis: Basis | None) -> None:
     """Make visible the records of this build (`raw_`), what it replaces, and everything that stays and that its models ask for."""
     register_closed(connection, closed)
+    event = "ANTI JOIN closed_event c ON r.event_id = c.event_id" if closed.seals else ""
+    connection.execute(f"CREATE VIEW raw_event AS SELECT r.* FROM all_event r {event}")
     if closed.in_edition and basis and basis.book == book.digest and _is_plain(connection, sources, book) and _is_little(connection):
         _narrow(connection, sources)
     else:
         _everything_open(connection, closed)
-    event = "ANTI JOIN closed_event c ON r.event_id = c.event_id" if closed.seals else ""
-    connection.execute(f"CREATE VIEW raw_event AS SELECT r.* FROM all_event r {event}")
     register_before(connection, closed)
     _register_standing(connection, closed)
     register_seals(connection, closed)

@@ -7,23 +7,21 @@ a vendor reported the prompt alone (Anthropic's message_start, of a stream that 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import duckdb
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import tiktoken
 import zstandard
 
+from etl.bodies import read_bodies
 from etl.encodings import encoding
-from etl.erasure import kept
-from etl.sources import Sources, add_findings, table
+from etl.erasure import remembered
+from etl.sources import Finding, Sources, add_findings, table
 from etl.texts import SURFACES, Said, Uncountable, messages_of
 from etl.unbrotli import BrotliError, Unbrotli
 
@@ -186,7 +184,13 @@ def recount(connection: duckdb.DuckDBPyConnection, sources: Sources) -> int:
         close_decoders()
     counted: list[dict[str, Any]] = []
     noted: list[dict[str, Any]] = []
+    before, noted_before = remembered(connection, "recount"), remembered(connection, "recount_note")
     for item in wanted:
+        place = (item.raw_id, item.raw_ordinal)
+        if place in before or place in noted_before:
+            counted += before.get(place, ())
+            noted += noted_before.get(place, ())
+            continue
         key = {"raw_id": item.raw_id, "raw_ordinal": item.raw_ordinal}
         try:
             found_here = count(item, found.get(item.raw_id, Bodies()))
@@ -219,30 +223,17 @@ def bodies_of(connection: duckdb.DuckDBPyConnection, sources: Sources, wanted: l
     """What was kept of these requests, decoded; a file that is not what was sealed is a finding."""
     if not wanted:
         return {}
-    needed = pa.array({item.raw_id for item in wanted}, pa.string())
     dates = frozenset().union(*(item.dates for item in wanted))
     found: dict[str, Bodies] = {}
-    paths, findings = kept(sources, dates)
-    for path in paths:
-        _take(_batches(path), needed, found)
-    _take(sources.rows["body"].to_batches(), needed, found)
+    findings: list[Finding] = []
+    for body in read_bodies(sources, {item.raw_id for item in wanted}, dates, findings, BATCH_ROWS):
+        bodies = found.setdefault(body.raw_id, Bodies())
+        if body.fault is not None:
+            bodies.faults[body.raw_ordinal] = body.fault
+            continue
+        try:
+            bodies.by_ordinal[body.raw_ordinal] = decoded(body.content, body.content_encoding)
+        except Uncountable as error:
+            bodies.faults[body.raw_ordinal] = error.what
     add_findings(connection, findings)
     return found
-
-
-def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(path) as file:
-        yield from file.iter_batches(BATCH_ROWS, columns=["request_id", "ordinal", "content_encoding", "content", "size"])
-
-
-def _take(batches: Iterable[pa.RecordBatch], needed: pa.Array, found: dict[str, Bodies]) -> None:
-    for batch in batches:
-        for row in batch.filter(pc.is_in(batch["request_id"], needed)).to_pylist():
-            bodies = found.setdefault(row["request_id"], Bodies())
-            if len(row["content"]) < row["size"]:
-                bodies.faults[row["ordinal"]] = "only a part of the body was kept"
-                continue
-            try:
-                bodies.by_ordinal[row["ordinal"]] = decoded(row["content"], row["content_encoding"])
-            except Uncountable as error:
-                bodies.faults[row["ordinal"]] = error.what

@@ -14,6 +14,7 @@ import duckdb
 import orjson
 import pyarrow as pa
 
+from etl.erasure import remembered
 from etl.recount import Wanted, bodies_of, close_decoders
 from etl.sources import Sources, table
 from etl.texts import messages_of
@@ -100,10 +101,14 @@ def reread(connection: duckdb.DuckDBPyConnection, sources: Sources) -> int:
         found = bodies_of(connection, sources, wanted)
     finally:
         close_decoders()
-    told = [
+    before = remembered(connection, "reread")
+    told = [row for item in wanted for row in before.get((item.raw_id, item.raw_ordinal), ())]
+    told += [
         {"raw_id": item.raw_id, "raw_ordinal": item.raw_ordinal, **read(messages_of(content), paths)}
         for item in wanted
-        if item.raw_id in found and (content := found[item.raw_id].by_ordinal.get(item.raw_ordinal))
+        if (item.raw_id, item.raw_ordinal) not in before
+        and item.raw_id in found
+        and (content := found[item.raw_id].by_ordinal.get(item.raw_ordinal))
     ]
     table(connection, "reread", pa.Table.from_pylist(told, _READ))
     return len(told)

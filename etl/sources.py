@@ -83,16 +83,26 @@ class Sources:
 
 def date_of(file: SealedFile) -> str:
     """The UTC date of its folder, YYYY-MM-DD."""
-    return file.path.split("date=", 1)[-1][:10]
+    return date_of_path(file.path)
+
+
+def date_of_path(path: str) -> str:
+    """The UTC date that a path below raw/ names."""
+    return path.split("date=", 1)[-1][:10]
+
+
+def sha256_in(path: Path) -> str | None:
+    """SHA-256 of what lies there; null where nothing does, or it cannot be read."""
+    try:
+        with path.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def is_whole(path: Path, file: SealedFile) -> bool:
     """Whether the file is there and has the manifest's SHA-256."""
-    try:
-        with path.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest() == file.sha256
-    except OSError:
-        return False
+    return sha256_in(path) == file.sha256
 
 
 def quarantine(file: SealedFile) -> Finding:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import duckdb
 
 from etl import merkle
 from etl.audit import hash_of, read_rows
+from etl.bodies import key_ids
 from etl.bookwatch import FOLDER, POINTER, kept, seen_digest
 from etl.build import DIGEST_FILE, digest_line
 from etl.erasure import erased
@@ -33,10 +35,11 @@ from etl.seals import (
     read_seals,
     sha256_of,
 )
-from etl.sources import date_of, is_whole
+from etl.sources import date_of, sha256_in
 from etl.spending import spending
 from etl.table import jsonable
 from schemas import manifest, spend
+from schemas.bodykeys import BodyKey, BodyKeys
 from schemas.book import digest_of, read_files
 from schemas.errors import LedgerError
 from schemas.frames import Damage, decode
@@ -142,17 +145,34 @@ def _check_manifest(home: Home) -> list[manifest.Seal]:
 def _check_raw(home: Home, chain: list[manifest.Seal], month: MonthSeal | None) -> int:
     days = None if month is None else (str(_day(month.starts_at)), str(_day(month.ends_at)))
     count = 0
-    gone = erased(home)
+    gone, keys = erased(home), BodyKeys(home).by_id()
+    for key_id in sorted(gone.keys & keys.keys()):
+        what = "was destroyed, as an event says, and lies there again"
+        raise WrongError(
+            f"secrets/{home.body_keys.name} key {key_id} of {keys[key_id].subject}", what, "tokenledger erase --subject, again"
+        )
     for seal in chain:
         for file in seal.files:
             if days is not None and not days[0] <= date_of(file) <= days[1] and (month is None or file.path not in month.files):
                 continue
-            if file.kind == "body" and (file.path, file.sha256) in gone and not (home.raw / file.path).exists():
-                continue
-            if not is_whole(home.raw / file.path, file):
+            digest = sha256_in(home.raw / file.path)
+            if not (digest == file.sha256 or (file.kind == "body" and gone.allows(file, digest))):
                 raise WrongError(f"raw/{file.path}", "is missing, or not what was sealed (SHA-256 differs)", "restore it from a copy")
+            if digest is None:
+                continue
+            if file.kind == "body":
+                if gone.is_unfinished(file, digest):
+                    raise WrongError(f"raw/{file.path}", "was erased, as an event says, and lies there", "tokenledger erase, again")
+                _check_keys(f"raw/{file.path}", key_ids(home.raw / file.path), keys, gone.keys)
             count += 1
     return count
+
+
+def _check_keys(subject: str, needed: AbstractSet[str], here: Mapping[str, BodyKey], destroyed: AbstractSet[str]) -> None:
+    missing = sorted(needed - here.keys() - destroyed)
+    if missing:
+        what = f"holds bodies under the key {missing[0]}, which is missing though nobody destroyed it"
+        raise WrongError(subject, what, "restore secrets/bodies/ from a copy")
 
 
 def _day(text: str) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -13,8 +14,10 @@ from proxy.clock import Clock
 from proxy.exchange import AttemptCapture, Client, Exchange, Recording, RequestHead
 from proxy.held import HeldBody
 from proxy.journal import Journal, JournalError
+from schemas.bodykeys import BodyKeys
 from schemas.book import Book
-from schemas.records import Event, Instant, JsonText, Record
+from schemas.errors import LedgerError
+from schemas.records import Body, Event, Instant, JsonText, Record
 
 CLOCK_STEP_US = 1_000_000
 
@@ -35,10 +38,20 @@ class Counters:
     tunnels: int = 0
 
 
+@contextlib.contextmanager
+def _key_needed() -> Iterator[None]:
+    """A body whose key cannot be had cannot be recorded."""
+    try:
+        yield
+    except (OSError, LedgerError) as error:
+        raise JournalError(f"the key of its body: {getattr(error, 'strerror', None) or error}") from None
+
+
 class Desk:
     """Where records are handed in. A record that cannot be made durable is counted, and the loss itself is recorded."""
 
-    def __init__(self, book: Book, recording: Recording, journal: Journal, clock: Clock) -> None:
+    def __init__(self, book: Book, recording: Recording, journal: Journal, clock: Clock, keys: BodyKeys | None = None) -> None:
+        """`keys` encrypt the bodies, where the book says so."""
         self.book = book
         self.counters = Counters()
         self.live: set[AttemptCapture] = set()
@@ -47,6 +60,7 @@ class Desk:
         self._recording = recording
         self._journal = journal
         self._clock = clock
+        self._keys = keys
         self._unreported_losses = 0
 
     def now(self) -> Instant:
@@ -67,7 +81,8 @@ class Desk:
         self.counters.attempts += 1
         before = self._take_losses()
         try:
-            await self._journal.append([*self._loss_event(before), *records])
+            await self._make_keys(records)
+            await self._append([*self._loss_event(before), *records])
         except JournalError as error:
             self._unreported_losses += before
             if refuse:
@@ -108,7 +123,7 @@ class Desk:
                 self._lost(len(records))
 
         try:
-            future = self._journal.append([*self._loss_event(before), *records])
+            future = self._append([*self._loss_event(before), *records])
         except JournalError:
             settle(failed=True)
             return
@@ -123,6 +138,21 @@ class Desk:
         stepped_us = self._clock.resync()
         if abs(stepped_us) >= CLOCK_STEP_US:
             self.record([self.event("clock_step", stepped_us=stepped_us)])
+
+    async def _make_keys(self, records: Sequence[Record]) -> None:
+        """Have the keys of bodies at hand: a first one waits for the disk, and the loop must not. Raises JournalError."""
+        if self._keys is not None:
+            for subject in {record.subject for record in records if isinstance(record, Body) and record.subject is not None}:
+                if not self._keys.knows(subject):
+                    with _key_needed():
+                        await asyncio.to_thread(self._keys.of, subject)
+
+    def _append(self, records: Sequence[Record]) -> asyncio.Future[None]:
+        """Hand records to the journal, bodies encrypted where the book says so. Raises JournalError."""
+        if self._keys is not None:
+            with _key_needed():
+                records = [self._keys.encrypted(record) if isinstance(record, Body) else record for record in records]
+        return self._journal.append(records)
 
     def _take_losses(self) -> int:
         losses, self._unreported_losses = self._unreported_losses, 0

@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -42,6 +42,7 @@ _BOM = b"\xef\xbb\xbf"
 FRAMES_TYPE = "application/x-ndjson"  # how the frames of a WebSocket are kept: one a line
 KEPT_BYTES = 16 << 20  # of one message; what is longer is relayed whole, hashed whole, and kept up to here
 MAX_USAGE_BYTES = 64 << 10
+UNKNOWN = "unknown"  # whose message it is, where nothing tells
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Recording:
     fingerprint_key: bytes
     keep_bodies: bool
     credentials: tuple[str, ...] = ()  # the channels' own, which no record may show
+    subject_of: Callable[[Request], str] = lambda _: UNKNOWN  # whose messages the bodies of a request are
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class Exchange:
         self._body = _Message(head.headers)
         self._attempts = 0
         self._credentials = recording.credentials
+        self._subject = UNKNOWN
 
     def request_chunk(self, data: bytes) -> None:
         """The next bytes of the request's body."""
@@ -138,13 +141,15 @@ class Exchange:
             body_sha256=body.sha256(),
             match_sha256=body.match_sha256(),
         )
-        return redact.without(request, self._credentials)
+        record = redact.without(request, self._credentials)
+        self._subject = self._recording.subject_of(record)
+        return record
 
     def request_body(self, at: Instant) -> list[Body]:
         """The request's bytes as a record, if bodies are kept and there are any; the machine lets go of them."""
         self.message = None
         body, self._body = self._body, _Message(())
-        return body.record(self.request_id, 0, at) if self._recording.keep_bodies else []
+        return body.record(self.request_id, 0, at, self._subject) if self._recording.keep_bodies else []
 
     def attempt(
         self, *, channel: str, role: str, reason: str, url: str, sent_model: str | None, modified: tuple[str, ...], at: Instant
@@ -162,7 +167,8 @@ class Exchange:
             modified=modified,
             opened_at=at,
         )
-        return AttemptCapture(redact.without(opened, self._credentials), self._recording.keep_bodies, self._credentials)
+        subject = self._subject if self._recording.keep_bodies else None
+        return AttemptCapture(redact.without(opened, self._credentials), subject, self._credentials)
 
     def own_answer(self, status: int | None, ending: str, error: str, at: Instant, *, client_gone_at: Instant | None = None) -> Response:
         """The proxy's own answer: a refusal before any attempt, or the 502 after the last one failed."""
@@ -179,15 +185,15 @@ class Exchange:
 
 
 class AttemptCapture:
-    """What one attempt's upstream sent, read as it passed."""
+    """What one attempt's upstream sent, read as it passed; its body is kept where it is somebody's."""
 
-    def __init__(self, opened: Attempt, keep_body: bool, credentials: tuple[str, ...]) -> None:
+    def __init__(self, opened: Attempt, subject: str | None, credentials: tuple[str, ...]) -> None:
         self.opened = opened
         self._credentials = credentials
         self.closed = False
         self.status: int | None = None
         self.streamed = False
-        self._keep_body = keep_body
+        self._subject = subject
         self._headers: JsonText | None = None
         self._headers_at: Instant | None = None
         self._first_byte_at: Instant | None = None
@@ -312,7 +318,7 @@ class AttemptCapture:
             body_bytes=body.size,
             body_sha256=body.sha256(),
         )
-        bodies = body.record(self.opened.request_id, self.opened.ordinal, at) if self._keep_body else []
+        bodies = body.record(self.opened.request_id, self.opened.ordinal, at, self._subject) if self._subject is not None else []
         return [redact.without(response, self._credentials), *bodies]
 
     def _events(self, events: Iterable[SseEvent], at: Instant) -> None:
@@ -564,7 +570,7 @@ class _Message:
         place = form_field(content, name)
         return content[place[0] : place[1]].decode("utf-8", "replace") if place else None
 
-    def record(self, request_id: str, ordinal: int, at: Instant) -> list[Body]:
+    def record(self, request_id: str, ordinal: int, at: Instant, subject: str) -> list[Body]:
         """The body's record, if there were bytes."""
         digest = self.sha256()
         if digest is None:
@@ -572,7 +578,7 @@ class _Message:
         content_type = _scrubbed(self.content_type) if self.content_type else None
         content = self._content()
         return [Body(request_id=request_id, ordinal=ordinal, at=at, content_type=content_type,
-                     content_encoding=self.content_encoding, size=self.size, sha256=digest, content=content)]  # fmt: skip
+                     content_encoding=self.content_encoding, size=self.size, sha256=digest, subject=subject, content=content)]  # fmt: skip
 
     def _content(self) -> bytes:
         if len(self._kept) != 1:

@@ -46,7 +46,9 @@ class _Upgraded(web.RequestHandler):
 class GatewayDoor:
     """A server, a pool of connections to upstreams, and what stands between them."""
 
-    def __init__(self, host: str, port: int, desk: Desk, plans: Plans, tls: ssl.SSLContext, guard: Guard, *, shared: bool) -> None:
+    def __init__(
+        self, host: str, port: int, desk: Desk, plans: Plans, permissions: Permissions, tls: ssl.SSLContext, guard: Guard, *, shared: bool
+    ) -> None:
         self._host = host
         self._port = port
         self._desk = desk
@@ -54,7 +56,7 @@ class GatewayDoor:
         self._tls = tls
         self._guard = guard
         self._shared = shared
-        self.permissions = Permissions(desk.book)
+        self._permissions = permissions
         self._pool = Pool(tls, guard.targets)
         self._server: Server | None = None
         self._listening: asyncio.Server | None = None
@@ -65,9 +67,9 @@ class GatewayDoor:
         """Listen; the port in use. Raises PortInUseError."""
         held = reserve("gateway", self._host, self._port, shared=self._shared)
         loop = asyncio.get_running_loop()
-        ways = Ways(self._desk, self._plans, self.permissions, self._pool)
+        ways = Ways(self._desk, self._plans, self._permissions, self._pool)
         upgrades = Upgrades(self._desk, BASE_PATH, self._tls, self._guard.targets)
-        self._sockets = Sockets(self._desk, self._plans, self.permissions, upgrades, BASE_PATH)
+        self._sockets = Sockets(self._desk, self._plans, self._permissions, upgrades, BASE_PATH)
         upgraded = self._upgraded = web.Server(self._sockets.serve)
 
         def begin(connection: Connection, head: Head) -> Passage:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from proxy.desk import Desk
 from proxy.permissions import Permissions
+from proxy.subjects import Subjects
 from schemas.book import load_book
 from schemas.errors import LedgerError
 from schemas.home import Home
@@ -26,11 +27,12 @@ def _stamp(path: Path) -> Stamp:
 
 
 class Renewal:
-    """Keeps the gateway's permissions as the files have them. A book or a file that cannot be read changes nothing."""
+    """Keeps permissions and subjects as the files have them. A book or a file that cannot be read changes nothing."""
 
-    def __init__(self, home: Home, permissions: Permissions, desk: Desk) -> None:
+    def __init__(self, home: Home, permissions: Permissions, subjects: Subjects, desk: Desk) -> None:
         self._home = home
         self._permissions = permissions
+        self._subjects = subjects
         self._desk = desk
         self._keys = _stamp(home.book / KEYS_FILE)
         self._spend: Stamp = None
@@ -46,6 +48,7 @@ class Renewal:
                 self._desk.record([self._desk.event("keys_not_read", error=error.what)])
             else:
                 self._permissions.renew(book)
+                self._subjects.renew(book)
                 self._desk.record([self._desk.event("keys_read", book=book.digest)])
         if spend != self._spend:
             self._spend = spend

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gc
-import hashlib
 import os
 import select
 import sys
@@ -21,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from schemas import durable, manifest
+from schemas import durable, manifest, rawfile, sharedkeys
 from schemas.errors import LedgerError
 from schemas.frames import Damage, Frame, decode
 from schemas.home import Home
@@ -52,8 +50,10 @@ def seal(home: Home, now: Instant, store: RawStore | None = None) -> SealResult:
     if not home.spool.exists() and store is None:
         return SealResult(rows, files, missing)
     durable.make_folder(home.raw)
-    with _lock(home.raw / "seal.lock"):
+    with lock(home):
         _mend(home.manifest)
+        if store is not None:
+            sharedkeys.publish(home, store)  # before what is encrypted under them
         seals = manifest.read(home.manifest) if store is None else store.join(home)
         for slot in slots(home):
             segments = slot.segments()
@@ -136,19 +136,14 @@ def _write(home: Home, writer: str, kind: str, day: str, frames: list[Frame]) ->
     folder = home.raw / kind / f"date={day}"
     durable.make_folder(folder)
     path = folder / f"{writer}-{frames[0].seq:020d}.parquet"
-    partial = path.with_suffix(".partial")
     schema = ARROW[kind]
     rows = [frame.fields for frame in frames]
     columns: dict[str, Sequence[Any]] = {name: [row.get(name) for row in rows] for name in schema.names}
     columns |= {"writer": [writer] * len(rows), "seq": [frame.seq for frame in frames]}
     table = pa.Table.from_pydict(columns, schema=schema)
-    pq.write_table(table, partial, compression="zstd", compression_level=3, write_page_checksum=True)
-    data = partial.read_bytes()
-    durable.sync(partial)
-    os.chmod(partial, 0o600)
-    os.replace(partial, path)
-    durable.sync(folder)
-    return SealedFile(str(path.relative_to(home.raw)), kind, len(rows), len(data), hashlib.sha256(data).hexdigest())
+    size, digest = rawfile.write_aside(path, table)
+    rawfile.take_place(path)
+    return SealedFile(str(path.relative_to(home.raw)), kind, len(rows), size, digest)
 
 
 def _gaps(after: int, seqs: list[int]) -> Iterator[tuple[int, int]]:
@@ -178,8 +173,9 @@ def _doubt(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def lock(home: Home) -> Iterator[None]:
+    """Hold what one sealer of a home holds at a time."""
+    fd = os.open(home.raw / "seal.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield

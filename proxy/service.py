@@ -28,11 +28,14 @@ from proxy.forward import ForwardDoor, ForwardSettings, Hosts
 from proxy.gateway import GatewayDoor
 from proxy.guard import Guard
 from proxy.journal import PROXY_SLOT, Journal
+from proxy.permissions import Permissions
 from proxy.pulse import Pulse
 from proxy.relay import cancelled
 from proxy.renewal import Renewal
 from proxy.routing import Plans
+from proxy.subjects import Subjects
 from proxy.targets import Targets
+from schemas.bodykeys import BodyKeys
 from schemas.book import load_book
 from schemas.fingerprint import home_key
 from schemas.home import Home
@@ -74,7 +77,7 @@ class Running:
     journal: Journal
     admission: Admission
     pulse: Pulse
-    renewal: Renewal | None
+    renewal: Renewal
     addresses: dict[str, str]
 
     def figures(self) -> Figures:
@@ -87,8 +90,7 @@ class Running:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopped.wait(), CLOCK_CHECK_S)
             self.desk.check_clock()
-            if self.renewal is not None:
-                await self.renewal.check()
+            await self.renewal.check()
 
 
 def run(settings: Settings, say: Callable[[str], None]) -> int:
@@ -129,16 +131,18 @@ async def opened(settings: Settings) -> AsyncIterator[Running]:
     journal = Journal(home, settings.slot)
     try:
         credentials = tuple(filter(None, (os.environ.get(channel.api_key_env or "") for channel in book.channels)))
-        desk = Desk(book, Recording(home_key(home), book.settings.capture.bodies == "keep", credentials), journal, Clock())
+        bodies, subjects = book.settings.capture.bodies, Subjects(book)
+        recording = Recording(home_key(home), bodies != "digest", credentials, subjects.of)
+        desk = Desk(book, recording, journal, Clock(), BodyKeys(home) if bodies == "encrypted" else None)
         ensure_ca(home, book.tls_hosts)
         bundle = upstream_roots(home, os.environ, settings.upstream_ca)
         doors: dict[str, Door] = {}
-        renewal: Renewal | None = None
+        permissions = Permissions(book)
+        renewal = Renewal(home, permissions, subjects, desk)
+        await renewal.check()
         if settings.gateway_port is not None:
             tls = ssl.create_default_context(cafile=str(bundle))
-            gateway = GatewayDoor(settings.host, settings.gateway_port, desk, Plans(book), tls, guard, shared=shared)
-            renewal = Renewal(home, gateway.permissions, desk)
-            await renewal.check()
+            gateway = GatewayDoor(settings.host, settings.gateway_port, desk, Plans(book), permissions, tls, guard, shared=shared)
             doors["gateway"] = gateway
         if settings.forward_port is not None:
             forward = ForwardSettings(settings.host, settings.forward_port, settings.forward_modes, home.ca, bundle, shared)

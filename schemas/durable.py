@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import threading
 from pathlib import Path
 
@@ -36,6 +38,18 @@ def replace(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def create(path: Path, content: bytes) -> None:
+    """Make a file (0600) unless it is there, whole or not at all: of all who try at once one succeeds, and everybody then finds the same."""
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        replace(fresh, content)
+        with contextlib.suppress(FileExistsError):  # another was first, and its file counts
+            os.link(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
     sync(path.parent)

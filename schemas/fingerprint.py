@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hmac
-import os
 import secrets
-import threading
 
 from schemas import durable
 from schemas.errors import LedgerError
@@ -30,12 +27,7 @@ def home_key(home: Home) -> bytes:
     path = home.fingerprint_key
     durable.make_folder(home.secrets)
     if not path.exists():
-        fresh = path.with_name(f".{path.name}.{threading.get_native_id()}")
-        durable.replace(fresh, f"{secrets.token_hex(KEY_BYTES)}\n".encode())
-        with contextlib.suppress(FileExistsError):  # another process was first, and its key counts
-            os.link(fresh, path)
-        fresh.unlink()
-        durable.sync(home.secrets)
+        durable.create(path, f"{secrets.token_hex(KEY_BYTES)}\n".encode())
     try:
         key = bytes.fromhex(path.read_text(encoding="ascii"))
     except ValueError:

@@ -1,7 +1,8 @@
 """The journal's frame: how one record lies in a spool file, and how a reader finds the good ones again.
 
 A frame is a 24-byte head (magic, payload length, sequence number, CRC-32 of the three and the payload) followed by
-the payload: the length of a JSON part, the JSON part `{"k": kind, ...fields}`, and for bodies the bytes as they are.
+the payload: the length of a JSON part, the JSON part `{"k": kind, ...fields}`, and for bodies the bytes as they are. A frame
+whose bytes were erased says so in its head, and its CRC covers the rest.
 Segments are preallocated, so zeros after the last frame are the normal end of a file. Damage is found by the CRC and
 stays local: reading goes on at the next magic whose frame is whole.
 """
@@ -19,7 +20,7 @@ import orjson
 from schemas.records import Body, Record
 
 MAGIC = b"TLJ1"
-_HEAD = struct.Struct("<4sIQII")  # magic, payload length, seq, crc32, reserved zero
+_HEAD = struct.Struct("<4sIQII")  # magic, payload length, seq, crc32, 1 where its bytes were erased
 _CHECKED = struct.Struct("<IQ")  # of the head, what its CRC covers
 _JSON_LENGTH = struct.Struct("<I")
 HEAD_BYTES = _HEAD.size
@@ -46,6 +47,18 @@ def frame(content: bytes, seq: int) -> bytes:
 def encode(record: Record, seq: int) -> bytes:
     """The frame of one record."""
     return frame(payload(record), seq)
+
+
+def emptied(data: bytes | memoryview, found: Frame) -> tuple[bytes, int]:
+    """The head that lets a frame of `data` stand without its bytes, and where those begin. Written first, it leaves no moment of damage."""
+    content = memoryview(data)[found.offset + HEAD_BYTES : found.end]
+    told = content[: _told(content)]
+    return _HEAD.pack(MAGIC, len(content), found.seq, _crc(len(content), found.seq, told), 1), found.offset + HEAD_BYTES + len(told)
+
+
+def _told(content: memoryview) -> int:
+    """How many bytes of a payload are its JSON part, with its length."""
+    return _JSON_LENGTH.size + int(_JSON_LENGTH.unpack_from(content)[0])
 
 
 def _crc(length: int, seq: int, content: bytes | memoryview) -> int:
@@ -91,18 +104,20 @@ def decode(data: bytes | memoryview) -> Iterator[Frame | Damage]:
 def _frame_at(view: memoryview, offset: int) -> Frame | None:
     if offset + HEAD_BYTES > len(view):
         return None
-    magic, length, seq, crc, reserved = _HEAD.unpack_from(view, offset)
+    magic, length, seq, crc, is_emptied = _HEAD.unpack_from(view, offset)
     start = offset + HEAD_BYTES
-    if magic != MAGIC or reserved or length > MAX_PAYLOAD_BYTES or start + length > len(view):
+    if magic != MAGIC or is_emptied > 1 or not _JSON_LENGTH.size <= length <= MAX_PAYLOAD_BYTES or start + length > len(view):
         return None
     content = view[start : start + length]
+    if is_emptied:
+        content = content[: _told(content)]
     if _crc(length, seq, content) != crc:
         return None
-    (json_length,) = _JSON_LENGTH.unpack_from(content)
-    part = orjson.loads(content[_JSON_LENGTH.size : _JSON_LENGTH.size + json_length])
+    told = _told(content)
+    part = orjson.loads(content[_JSON_LENGTH.size : told])
     fields: dict[str, Any] = part["r"]
     if part["k"] == "body":
-        fields["content"] = bytes(content[_JSON_LENGTH.size + json_length :])
+        fields["content"] = bytes(content[told:])
     return Frame(seq, part["k"], fields, offset, start + length)
 
 

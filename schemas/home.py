@@ -49,12 +49,17 @@ class Home:
 
     @property
     def secrets(self) -> Path:
-        """Mode 0700: the fingerprint key and the interception CA. Never part of a build, an export or a seal."""
+        """Mode 0700: the fingerprint key, the keys of bodies and the interception CA. Never part of a build, an export or a seal."""
         return self.root / "secrets"
 
     @property
     def fingerprint_key(self) -> Path:
         return self.secrets / "fingerprint.key"
+
+    @property
+    def body_keys(self) -> Path:
+        """Mode 0700: the keys of encrypted bodies, a file for each subject."""
+        return self.secrets / "bodies"
 
     @property
     def ca(self) -> Path:

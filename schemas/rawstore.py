@@ -8,6 +8,7 @@ pyarrow's S3 has no conditional put, therefore obstore, which also knows Google'
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -83,28 +84,61 @@ class RawStore:
             seal = seal.after(chain)
         return seal
 
-    def fetch(self, home: Home, told: Callable[[int, int], None]) -> int:
-        """Bring every file that the home's manifest names and the home lacks; how many. `told` hears how many are here, of how many.
+    def fetch(
+        self, home: Home, files: Sequence[SealedFile], allows: Callable[[SealedFile, str], bool], told: Callable[[int, int], None]
+    ) -> int:
+        """Bring these files, in the place of what lies here; how many were asked for. `told` hears how many are done, of how many.
 
-        A file whose SHA-256 is not the manifest's is not kept: it stays missing, which a build tells as quarantined.
+        A file of whose SHA-256 `allows` says no is not kept: it stays missing, which a build tells as quarantined.
         """
-        named = [file for seal in manifest.read(home.manifest) for file in seal.files]
-        missing = [file for file in named if not (home.raw / file.path).exists()]
         with ThreadPoolExecutor(FETCHERS) as pool:
-            for count, _ in enumerate(pool.map(lambda file: self._fetch(home, file), missing), 1):
-                told(count, len(missing))
-        return len(missing)
+            for count, _ in enumerate(pool.map(lambda file: self._fetch(home, file, allows), files), 1):
+                told(count, len(files))
+        return len(files)
 
-    def _fetch(self, home: Home, file: SealedFile) -> None:
-        content = self._get(file.path)
-        if content is not None and hashlib.sha256(content).hexdigest() == file.sha256:
+    def sizes(self, folder: str) -> dict[str, int]:
+        """The bytes of each object in a folder, by name."""
+        batches = self._asked(self._library.list, prefix=folder)
+        try:
+            return {found["path"]: found["size"] for batch in batches for found in batch}
+        except self._library.exceptions.BaseError as error:
+            raise RawStoreError(self.url, error) from None
+
+    def get(self, name: str) -> bytes | None:
+        """An object's bytes; null where there is none."""
+        try:
+            return bytes(self._asked(self._library.get, name).bytes())
+        except (FileNotFoundError, self._library.exceptions.NotFoundError):
+            return None
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Put an object unless its name is taken; whether it was put."""
+        try:
+            self._asked(self._library.put, name, content, mode="create")
+        except self._library.exceptions.AlreadyExistsError:
+            return False
+        return True
+
+    def replace(self, name: str, content: bytes) -> None:
+        """Put an object in the place of what has its name."""
+        self._asked(self._library.put, name, content)
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Delete objects, those that are there."""
+        for name in names:
+            with contextlib.suppress(FileNotFoundError, self._library.exceptions.NotFoundError):
+                self._asked(self._library.delete, name)
+
+    def _fetch(self, home: Home, file: SealedFile, allows: Callable[[SealedFile, str], bool]) -> None:
+        content = self.get(file.path)
+        if content is not None and allows(file, hashlib.sha256(content).hexdigest()):
             durable.make_folder((home.raw / file.path).parent)
             durable.replace(home.raw / file.path, content)
 
     def _shared(self, home: Home, chain: Sequence[Seal]) -> int:
         """How many lines of a chain the store has: a line holds the hash of all before it, so that the last one speaks for them."""
         for seal in reversed(chain):
-            line = self._get(_name(seal.number))
+            line = self.get(_name(seal.number))
             if line == seal.line():
                 return seal.number
             if line is not None:
@@ -113,16 +147,9 @@ class RawStore:
 
     def _lines_after(self, chain: Sequence[Seal]) -> list[Seal]:
         seals = list(chain)
-        while line := self._get(name := _name(len(seals) + 1)):
+        while line := self.get(name := _name(len(seals) + 1)):
             seals.append(manifest.next_line(line, seals, f"{self.url}/{name}"))
         return seals[len(chain) :]
-
-    def _get(self, name: str) -> bytes | None:
-        """An object's bytes; null where there is none."""
-        try:
-            return bytes(self._asked(self._library.get, name).bytes())
-        except (FileNotFoundError, self._library.exceptions.NotFoundError):
-            return None
 
     def _put_files(self, home: Home, files: Iterable[SealedFile]) -> None:
         for file in files:
@@ -130,11 +157,7 @@ class RawStore:
 
     def _create(self, seal: Seal) -> bool:
         """Whether the line is now the store's; false where another has its number. One that was put and not answered for is ours."""
-        try:
-            self._asked(self._library.put, _name(seal.number), seal.line(), mode="create")
-        except self._library.exceptions.AlreadyExistsError:
-            return self._get(_name(seal.number)) == seal.line()
-        return True
+        return self.create(_name(seal.number), seal.line()) or self.get(_name(seal.number)) == seal.line()
 
     def _asked(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         try:

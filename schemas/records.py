@@ -149,7 +149,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
-    """The bytes of one message as they passed. Absent when the book says bodies = "digest"."""
+    """The bytes of one message as they passed, or encrypted as the book says. Absent when it says bodies = "digest"."""
 
     kind: ClassVar[str] = "body"
     instant: ClassVar[str] = "at"
@@ -161,7 +161,9 @@ class Body:
     content_encoding: str | None = _doc("as sent", default=None)
     size: int = _doc("bytes that passed")
     sha256: str = _doc("of all bytes that passed")
-    content: bytes = _doc("the bytes kept; fewer than `size` where the message exceeded the keeping limit")
+    subject: str | None = _doc("whose message it is: user:NAME | key:FINGERPRINT | unknown; null where nobody asked", default=None)
+    key: str | None = _doc("the id of the subject's key under which `content` is encrypted (schemas/bodykeys.py), else null", default=None)
+    content: bytes = _doc("the bytes kept; fewer than `size` where the message exceeded the keeping limit, none where it was erased")
 
 
 Record = Request | Attempt | Response | Event | Body

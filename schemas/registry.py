@@ -162,7 +162,9 @@ class Entry(BaseModel):
 class Capture(Entry):
     """`[capture]`: what is kept of the messages."""
 
-    bodies: Literal["keep", "digest"] = Field(default="keep", description="keep the bytes, or only their digest")
+    bodies: Literal["keep", "encrypted", "digest"] = Field(
+        default="keep", description="keep the bytes, keep them encrypted under a key of their subject, or keep only their digest"
+    )
     body_days: int = Field(default=30, ge=0, le=36500, description="days that kept bytes stay at least; they go once their month is closed")
 
 

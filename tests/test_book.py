@@ -183,7 +183,7 @@ def test_defaults_are_the_contracts(tmp_path: Path) -> None:
 REFUSALS = [
     ("book.toml", 'currency = "USD"', 'currency = "usd"', "book.toml:1 currency 'usd'", "capital letters"),
     ("book.toml", 'timezone = "UTC"', 'timezone = "Berlin"', "book.toml:2 timezone 'Berlin'", "Europe/Berlin"),
-    ("book.toml", 'bodies = "keep"', 'bodies = "all"', "book.toml:5 capture.bodies 'all'", "'keep' or 'digest'"),
+    ("book.toml", 'bodies = "keep"', 'bodies = "all"', "book.toml:5 capture.bodies 'all'", "'keep', 'encrypted' or 'digest'"),
     ("book.toml", 'bodies = "keep"', 'body_dayz = 3', "book.toml:5 capture.body_dayz", "did you mean 'body_days'"),
     ("book.toml", 'bodies = "keep"', 'body_days = "3"', "book.toml:5 capture.body_days '3'", "valid integer"),
     ("book.toml", "[capture]", "[capture", "book.toml:4 TOML", "mend the TOML on this line"),

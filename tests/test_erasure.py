@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import brotli  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 import tokenledger
 from etl.build import build
 from etl.close import reopen
 from etl.verify import verify
+from proxy.journal import PROXY_SLOT, Journal
+from proxy.seal import seal
+from schemas import rawfile
+from schemas.bodykeys import BodyKeys
 from schemas.errors import LedgerError
 from schemas.home import Home
 from schemas.instants import parse_instant
-from schemas.records import Record
-from tests.rawdata import DAY, NOON, Archive, attempt, body, broken, call, request, rows, write_book
+from schemas.records import Body, Instant, Record
+from tests.rawdata import DAY, NOON, Archive, attempt, body, broken, call, request, response, rows, write_book
+from tests.sidecar import recorded
+from tests.test_etl_batches import RATES, asked, download, poll
 
 LATE = NOON + 10 * DAY
 NOVEMBER = parse_instant("2026-11-10T12:00:00Z")
@@ -123,3 +132,150 @@ def test_a_body_that_only_disappeared_keeps_its_month_open(tmp_path: Path) -> No
     bodies(home)[0].unlink()
     build(home)
     assert rows(home, "SELECT blocks_close FROM data_quality WHERE kind = 'quarantined_file'") == [{"blocks_close": True}]
+
+
+# ---- single messages ----
+
+ANSWER = {"id": "chatcmpl-br", "model": "gpt-4o-mini", "choices": [{"message": {"content": "Once upon a time"}, "finish_reason": "stop"}]}
+REPLY = brotli.compress(json.dumps(ANSWER | {"usage": {"prompt_tokens": 70, "completion_tokens": 30, "total_tokens": 100}}).encode())
+EVERYTHING = ("ledger", "charges", "journal", "data_quality", "attempts")
+
+
+def read_from_bodies() -> list[Record]:
+    """A cut stream that is counted, a reply in brotli that is read, and a batch that is charged by its output's lines."""
+    cut: list[Record] = [request("cut", match_sha256="c" * 64, api_model="gpt-4o-mini"), attempt("cut", sent_model="gpt-4o-mini")]
+    cut += [broken("cut", output_seen=True), body("cut", 0, ASKED, subject="user:ada"), body("cut", 1, SAID, subject="user:ada")]
+    coded: list[Record] = [request("br", match_sha256="d" * 64, api_model="gpt-4o-mini"), attempt("br", sent_model="gpt-4o-mini")]
+    unread: dict[str, Any] = {
+        "body_state": "opaque",
+        "content_encoding": "br",
+        "body_bytes": len(REPLY),
+        "response_id": None,
+        "served_model": None,
+    }
+    coded += [response("br", **unread), body("br", 1, REPLY, subject="user:bob", content_encoding="br")]
+    return [*cut, *coded, *asked(), *poll(), *download()]
+
+
+def erased(home: Home, *words: str) -> int:
+    return tokenledger.run(["--home", str(home.root), "erase", *words, "--by", "ann", "--reason", "a person asked"])
+
+
+def published(home: Home) -> dict[str, list[dict[str, object]]]:
+    return {table: rows(home, f"FROM {table} ORDER BY ALL") for table in EVERYTHING}
+
+
+@pytest.fixture
+def open_month(tmp_path: Path) -> Home:
+    """October, not closed, with all that is read from bodies; its records are in a journal that its proxy still holds."""
+    home = Home(tmp_path / "home")
+    write_book(home, rates=RATES)
+    return home
+
+
+def test_a_message_of_an_open_month_goes_and_its_charge_stays(open_month: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever was read from it; the proxy's own segment loses the bytes too, and goes on; the month closes and opens as it would have."""
+    home = open_month
+    journal = Journal(home, PROXY_SLOT, segment_bytes=1 << 16)
+    journal.append_wait(read_from_bodies())
+    seal(home, Instant(NOON + DAY))
+    build(home)
+    before = published(home)
+    assert {row["request_id"] for row in before["ledger"] if row["final_charge"]} == {"cut", "br", "down"}
+    assert erased(home, "--request", "chatcmpl-cut-1", "--subject", "user:bob", "--request", "down") == 0
+    assert capsys.readouterr().out == "4 messages erased\n"
+    journal.append_wait(call("next", NOON + DAY))
+    for path in [path for path in home.root.rglob("*") if path.is_file()]:
+        assert all(words not in path.read_bytes() for words in (b"Tell me of", b"Once upon", REPLY)), path
+    assert [len(row["content"]) for row in recorded(home, "body")] == [0] * 4
+    verify(home)
+    build(home)
+    after = published(home)
+    assert {row["request_id"] for row in after["ledger"]} - {row["request_id"] for row in before["ledger"]} == {"next"}
+    for table in ("ledger", "charges", "attempts"):
+        assert [row for row in after[table] if row["request_id"] != "next"] == before[table]
+    assert after["data_quality"] == before["data_quality"]
+    journal.close()
+    assert ledger(home, "2026-11-12T00:00:00Z") == 0
+    verify(home)
+    sealed_money = rows(home, MONEY)
+    (event,) = rows(home, "SELECT actor, reason, facts FROM audit_trail WHERE event = 'bodies_erased'")
+    assert (event["actor"], event["reason"]) == ("ann", "a person asked")
+    assert {"cut", "down"} <= set(json.loads(event["facts"])["requests"])
+    assert json.loads(event["facts"])["subjects"] == ["user:bob"]
+    reopen(home, "2026-10")
+    build(home)
+    assert rows(home, MONEY) == sealed_money
+
+
+def test_a_message_of_a_closed_month_goes_and_its_seal_holds(closed: Home) -> None:
+    """Seals, money and manifest stay; of one file only this request's bytes go; the month can be opened and counts the same."""
+    before, money, manifest = sealed(closed), rows(closed, MONEY), closed.manifest.read_bytes()
+    assert erased(closed, "--request", "r2") == 0
+    assert [len(row["content"]) for row in recorded(closed, "body")] == [0, 0, len(ASKED)]
+    verify(closed)
+    verify(closed, "2026-10")
+    build(closed)
+    assert (sealed(closed), rows(closed, MONEY)) == (before, money)
+    assert closed.manifest.read_bytes().startswith(manifest)
+    assert erased(closed, "--request", "r2") == 0
+    assert len([row for row in recorded(closed, "event") if row["event"] == "bodies_erased"]) == 1
+    reopen(closed, "2026-10")
+    build(closed)
+    assert rows(closed, MONEY) == money
+
+
+def test_a_subject_goes_with_its_key(open_month: Home) -> None:
+    """Ada's messages and her key go, also what was encrypted under it elsewhere; Bob's can be read; what comes next has another key."""
+    keys, home = BodyKeys(open_month), open_month
+    records = [keys.encrypted(record) if isinstance(record, Body) and record.subject else record for record in read_from_bodies()]
+    Archive(home).seal(records)
+    build(home)
+    before = published(home)
+    assert erased(home, "--subject", "user:ada") == 0
+    assert [key.subject for key in BodyKeys(home).by_id().values()] == ["user:bob"]
+    assert {row["subject"]: bool(row["content"]) for row in recorded(home, "body") if row["subject"]} == {
+        "user:ada": False,
+        "user:bob": True,
+    }
+    verify(home)
+    build(home)
+    assert published(home) == before
+    again = keys.encrypted(replace(body("new", 0, ASKED), subject="user:ada"))
+    assert again.key not in {record.key for record in records if isinstance(record, Body)}
+
+
+def test_what_a_crash_left_is_named_and_the_same_command_ends_it(open_month: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event is on the disk and the bytes still lie there: verify says so, the ledger stands, and a second run is whole."""
+    home = open_month
+    Archive(home).seal(read_from_bodies())
+    build(home)
+    before = published(home)
+    with monkeypatch.context() as cut:
+        cut.setattr(rawfile, "take_place", lambda path: (_ for _ in ()).throw(OSError(5, "power")))
+        assert erased(home, "--request", "cut") == 2
+    with pytest.raises(LedgerError, match="was erased, as an event says, and lies there"):
+        verify(home)
+    build(home)
+    assert published(home) == before
+    assert erased(home, "--request", "cut") == 0
+    verify(home)
+    build(home)
+    assert published(home) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--request", "nobody"], 1, "no message is kept of nobody"),
+        (["--subject", "ada"], 1, "user:NAME"),
+        (["--before", "2026-11-01", "--request", "cut"], 2, "name what to erase"),
+        ([], 2, "name what to erase"),
+    ],
+)
+def test_what_is_not_there_is_said(open_month: Home, words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A mistyped name erases nothing and is no success; nothing is recorded of it."""
+    Archive(open_month).seal(read_from_bodies())
+    assert erased(open_month, *words) == code
+    assert said in capsys.readouterr().err
+    assert recorded(open_month, "event") == []

@@ -17,6 +17,7 @@ from jsonschema import Draft202012Validator
 from etl.build import build
 from etl.receipt import load
 from etl.receipt_schema import schema
+from schemas.bodykeys import BodyKeys
 from schemas.home import Home
 from tests.certs import Authority, Leaf
 from tests.clients import Door
@@ -48,9 +49,9 @@ class Travelled:
 
 @pytest.fixture(scope="module")
 def travelled(tmp_path_factory: pytest.TempPathFactory, authority: Authority, leaf: Leaf) -> Travelled:
-    """All cases through one sidecar, then one build."""
+    """All cases through one sidecar that encrypts the bodies, then one build: what is read from them is read from encrypted ones."""
     home = Home(tmp_path_factory.mktemp("golden") / "home")
-    return asyncio.run(_travel_all(home, authority, leaf, CASES))
+    return asyncio.run(_travel_all(home, authority, leaf, CASES, '[capture]\nbodies = "encrypted"'))
 
 
 async def _travel_all(home: Home, authority: Authority, leaf: Leaf, found: list[Case], settings: str = "") -> Travelled:
@@ -215,6 +216,17 @@ def test_the_key_that_all_cases_used_is_nowhere_below_the_home(travelled: Travel
     files = [path for path in travelled.home.root.rglob("*") if path.is_file()]
     assert len(files) > 5
     assert [path for path in files if b"sk-golden-0123456789abcdef" in path.read_bytes()] == []
+
+
+def test_no_message_lies_in_the_clear_and_each_can_be_read_with_its_key(travelled: Travelled) -> None:
+    """All cases used one credential; under that subject's key each body is the bytes whose hash its record names."""
+    keys, bodies = BodyKeys(travelled.home), recorded(travelled.home, "body")
+    assert len(bodies) > len(CASES)
+    assert len({row["subject"] for row in bodies}) == len({row["key"] for row in bodies}) >= 1
+    for row in bodies:
+        content = keys.content(row)
+        assert hashlib.sha256(content).hexdigest() == row["sha256"]
+        assert len(content) < 16 or content not in row["content"]
 
 
 QUARANTINED = {

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import io
+import json
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+import tokenledger
+from etl.following import follow
+from etl.verify import verify
 from proxy.seal import seal
 from schemas import manifest
+from schemas.bodykeys import BodyKeys
 from schemas.errors import UsageError
+from schemas.fingerprint import home_key
 from schemas.home import Home
 from schemas.rawstore import DivergedError, RawStore, RawStoreError
-from schemas.records import Instant
+from schemas.records import Instant, Record
 from tests.clients import Ask, Door, ask_sync
-from tests.rawdata import NOON, call, rows, spool, write_book
-from tests.sidecar import Priced, Way, command, sidecar
+from tests.rawdata import NOON, attempt, body, broken, call, request, rows, spool, write_book
+from tests.sidecar import Priced, Way, command, recorded, sidecar
 from tests.sidecar import write_book as write_routes
 from tests.stores import BUCKET, WEED, client, moto, seaweed
 from tests.upstream import Upstream, serving
@@ -88,8 +97,8 @@ def test_sidecars_that_seal_at_once_share_one_chain(store: Place, tmp_path: Path
     assert [line.number for line in chain] == list(range(1, 33))
     assert chain == manifest.read(builder.manifest)
     assert manifest.sealed_up_to(chain) == dict.fromkeys(names, 24)
-    assert store.open().fetch(builder, told) == 96
-    assert store.open().fetch(builder, told) == 0
+    assert follow(builder, store.open(), told) == 96
+    assert follow(builder, store.open(), told) == 0
 
 
 def test_a_store_that_does_not_answer_loses_nothing(store: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +144,7 @@ def test_a_changed_object_is_not_believed(store: Place, tmp_path: Path) -> None:
     (line,) = manifest.read(home.manifest)
     client(store.variables).put_object(Bucket=BUCKET, Key=f"{store.folder}/{line.files[0].path}", Body=b"PAR1 something else PAR1")
     store.open().join(reader)
-    store.open().fetch(reader, told)
+    follow(reader, store.open(), told)
     assert [(reader.raw / file.path).exists() for file in line.files] == [False, *[True] * (len(line.files) - 1)]
     client(store.variables).put_object(Bucket=BUCKET, Key=f"{store.folder}/manifest/000000000002.json", Body=line.line())
     with pytest.raises(manifest.ManifestError, match="000000000002"):
@@ -165,6 +174,88 @@ def test_a_sidecar_seals_there_and_another_home_builds_the_ledger(store: Place, 
     done = subprocess.run(command(other, "ledger", "--no-close"), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert [row["status"] for row in rows(other, "select status from ledger")] == ["ok"]
+
+
+def cut_call(home: Home, name: str, at: int = NOON) -> list[Record]:
+    """A stream that broke, whose tokens are counted from its bodies; these are Ada's, encrypted with this home's key."""
+    keys = BodyKeys(home)
+    asked = body(name, 0, b'{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Tell me"}]}', at, subject="user:ada")
+    said = body(name, 1, b'data: {"choices":[{"delta":{"content":"Once upon"}}]}\n\n', at, subject="user:ada")
+    tried: list[Record] = [
+        request(name, at, match_sha256=f"{name:c<64}", api_model="gpt-4o-mini"),
+        attempt(name, at=at, sent_model="gpt-4o-mini"),
+    ]
+    return [*tried, broken(name, at=at, output_seen=True), keys.encrypted(asked), keys.encrypted(said)]
+
+
+def run(home: Home, *words: str) -> int:
+    return tokenledger.run(["--home", str(home.root), *words])
+
+
+def objects(store: Place, folder: str) -> dict[str, bytes]:
+    """What lies in a folder of the store, by name."""
+    s3 = client(store.variables)
+    found = s3.list_objects_v2(Bucket=BUCKET, Prefix=f"{store.folder}/{folder}/").get("Contents", [])
+    return {each["Key"]: s3.get_object(Bucket=BUCKET, Key=each["Key"])["Body"].read() for each in found}
+
+
+MONEY = "SELECT request_id, final_charge, receipt_digest FROM ledger ORDER BY 1"
+
+
+def test_a_subject_is_read_and_erased_in_every_home(store: Place, tmp_path: Path) -> None:
+    """Two homes have each a key of Ada's. One reads what both recorded, and erases it: here, in the store, and in the other home too."""
+    one, other = store.home(tmp_path, "one"), store.home(tmp_path, "other")
+    home_key(one)
+    other.secrets.mkdir()
+    shutil.copy(one.fingerprint_key, other.fingerprint_key)
+    for home in (one, other):
+        spool(home, cut_call(home, home.root.name), writer=home.root.name)
+        seal(home, Instant(NOON), store.open())
+    assert run(one, "ledger", "--no-close") == 0
+    assert run(other, "ledger", "--no-close") == 0
+    money = rows(other, MONEY)
+    assert [row["request_id"] for row in money if row["final_charge"]] == ["one", "other"]
+    secret = [bytes.fromhex(json.loads(path.read_bytes())["key"]) for path in other.body_keys.glob("*.key")]
+    assert len(secret) == 2
+    assert not [key for key in secret for content in objects(store, "keys").values() if key in content or key.hex().encode() in content]
+
+    assert run(other, "erase", "--subject", "user:ada", "--by", "ann", "--reason", "she asked") == 0
+    assert list(objects(store, "keys").values()) == [b"", b""]
+    kept = [row for content in objects(store, "body").values() for row in pq.read_table(io.BytesIO(content)).to_pylist()]
+    assert [row["content"] for row in kept] == [b""] * 4
+    verify(other)
+    spool(one, call("next"), writer="one", first_seq=6)
+    seal(one, Instant(NOON), store.open())
+    assert list(one.body_keys.iterdir()) == []  # it heard of it, though nobody erased anything there
+    for home in (one, other):
+        assert run(home, "ledger", "--no-close") == 0
+        assert [row for row in rows(home, MONEY) if row["request_id"] != "next"] == money
+        verify(home)
+    assert [len(row["content"]) for row in recorded(one, "body")] == [0] * 4
+    fresh = store.home(tmp_path, "fresh")
+    fresh.secrets.mkdir()
+    shutil.copy(one.fingerprint_key, fresh.fingerprint_key)
+    assert run(fresh, "ledger", "--no-close") == 0
+    assert rows(fresh, MONEY) == rows(one, MONEY)
+
+
+def test_days_are_erased_in_the_store_too(store: Place, tmp_path: Path) -> None:
+    """Once its month is closed, a body's file goes from the store and from each home that has it; nobody takes that for a loss."""
+    one, other = store.home(tmp_path, "one"), store.home(tmp_path, "other")
+    home_key(one)
+    other.secrets.mkdir()
+    shutil.copy(one.fingerprint_key, other.fingerprint_key)
+    spool(one, cut_call(one, "one"), writer="one")
+    seal(one, Instant(NOON), store.open())
+    assert run(one, "ledger", "--as-of", "2026-11-03T00:00:00Z") == 0
+    assert run(other, "ledger", "--no-close") == 0
+    assert len(objects(store, "body")) == len(list(other.raw.rglob("body/*/*.parquet"))) == 1
+    assert run(one, "erase", "--before", "2026-11-01", "--by", "ann", "--reason", "old") == 0
+    assert objects(store, "body") == {}
+    for home in (other, one):
+        assert run(home, "ledger", "--no-close") == 0
+        assert list(home.raw.rglob("body/*/*.parquet")) == []
+        verify(home)
 
 
 def test_what_is_no_store_is_refused() -> None:

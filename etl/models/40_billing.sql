@@ -83,7 +83,7 @@ billing as (
             when billing = 'unknown' then 'usage of this endpoint is not understood'
             when fault is not null then 'reported usage is quarantined: ' || fault
             when not has_usage and is_unread then
-                'the reply is in brotli, which is read from the bytes kept: they are damaged, or only digests are kept (capture.bodies)'
+                'the reply is in brotli, which is read from the bytes kept: they are damaged or erased, or only digests are kept (capture.bodies)'
             when not has_usage then
                 case when usage_source = 'none' then 'no usage' else 'no output' end
                 || ' was reported and none could be recounted' || coalesce(': ' || uncounted, '')
