@@ -30,7 +30,7 @@ from schemas.home import Home
 from schemas.manifest import Seal, SealedFile
 from schemas.rawstore import RawStore
 from schemas.records import ARROW, KINDS, Instant
-from schemas.spool import Slot, is_live, slots
+from schemas.spool import Slot, is_live, read_segment, slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def seal(home: Home, now: Instant, store: RawStore | None = None) -> SealResult:
             segments = slot.segments()
             for path in segments:
                 after = manifest.sealed_up_to(seals).get(slot.writer, 0)
-                found = list(decode(path.read_bytes()))
+                found = list(decode(read_segment(path)))
                 done = _seal_frames(home, slot, found, after, seals, now, store)
                 if done is not None:
                     seals.append(done)
