@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,12 +38,13 @@ from mitmproxy.proxy.server import ConnectionHandler, TimeoutWatchdog
 from mitmproxy.tls import TlsData
 from OpenSSL import SSL
 
-from proxy import answers, forward_http, forward_ws, heads, progress
+from proxy import answers, forward_http, forward_ws, heads, progress, silence
 from proxy.desk import Desk, Refused
 from proxy.exchange import AttemptCapture, Client, Exchange, RequestHead
 from proxy.forward_http import StrictServer
 from proxy.guard import Guard, headers_of
 from proxy.ports import PortInUseError, reserve
+from proxy.silence import Silence
 from proxy.sockets import End, SocketLog
 from proxy.targets import ForbiddenTargetError
 from proxy.turns import asked_model
@@ -111,13 +111,14 @@ def _fit(channel: Channel, path: str) -> int:
 class _Flow:
     """What the door remembers of one flow."""
 
-    __slots__ = ("attempt", "client", "exchange", "log")
+    __slots__ = ("attempt", "client", "exchange", "log", "silence")
 
     def __init__(self, exchange: Exchange, client: Client) -> None:
         self.exchange = exchange
         self.client = client
         self.attempt: AttemptCapture | None = None
         self.log: SocketLog | None = None  # where it became a WebSocket
+        self.silence: Silence | None = None
 
 
 class ForwardAddon:
@@ -241,6 +242,9 @@ class ForwardAddon:
             return
         known.attempt = attempt
         desk.watch(attempt)
+        handler = self._servers.connections.get(flow.client_conn.id)
+        if handler is not None:
+            known.silence = Silence(handler, flow, channel.timeout_s)
 
     async def body_piece(self, flow: http.HTTPFlow) -> None:
         """A piece of a large request has been handed on: wait until upstream takes more."""
@@ -269,6 +273,8 @@ class ForwardAddon:
         if flow.websocket is None or known is None or known.attempt is None:
             self._close(flow, "complete", None)
             return
+        if known.silence is not None:
+            known.silence.stop()  # a socket may be still for as long as both sides like
         known.log = forward_ws.log_of(self._desk, flow, known.exchange, known.client, known.attempt)
         self._sockets.add(known.log)
 
@@ -299,6 +305,8 @@ class ForwardAddon:
         words = flow.error.msg
         if known.attempt.finished:
             self._close(flow, "complete", None)
+        elif forward_http.OVERDUE in flow.metadata:
+            self._close(flow, "timeout", words)
         elif words.startswith("Client disconnected") or not flow.client_conn.connected:
             known.attempt.client_gone(self._desk.now())
             self._close(flow, "client_gone", words)
@@ -312,6 +320,8 @@ class ForwardAddon:
     def _close(self, flow: http.HTTPFlow, ending: str, error: str | None) -> None:
         known: _Flow | None = flow.metadata.get(_KEY)
         if known is not None and known.attempt is not None:
+            if known.silence is not None:
+                known.silence.stop()
             self._desk.close(known.attempt, ending, relayed=True, error=error)
 
 
@@ -367,6 +377,7 @@ class ForwardDoor:
         mitm_server.asyncio = SimpleNamespace(**{**vars(asyncio), "open_connection": self._targets.open_connection})  # type: ignore[assignment, attr-defined]
         mitm_server.TCP_TIMEOUT = max(mitm_server.TCP_TIMEOUT, *(int(channel.timeout_s) for channel in self._desk.book.channels))
         TimeoutWatchdog.watch = _unwatched  # type: ignore[method-assign]
+        TimeoutWatchdog.register_activity = silence.heard  # type: ignore[method-assign]
         if settings.shared:
             mode_servers.AsyncioServerInstance.listen = _listen_shared  # type: ignore[method-assign, assignment]
         # mitmproxy answers an upstream that is down with a page for people, and has no option for it.
@@ -430,7 +441,7 @@ def _is_regular(handler: ConnectionHandler) -> bool:
 def _is_dead(handler: ConnectionHandler) -> bool:
     """Whether neither side has sent anything for longer than any channel may take."""
     watchdog = handler.timeout_watchdog
-    return watchdog.can_timeout.is_set() and watchdog.last_activity + watchdog.timeout < time.time()
+    return watchdog.can_timeout.is_set() and silence.quiet_s(handler) > watchdog.timeout
 
 
 async def _unwatched(_: TimeoutWatchdog) -> None:
