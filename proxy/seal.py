@@ -201,7 +201,11 @@ def seal_until_eof(home: Home, every_s: float, store: RawStore | None) -> None:
         try:
             seal(home, Instant(time.time_ns() // 1000), store)
             gc.collect()
-        except (OSError, LedgerError) as error:  # a full disk, a broken manifest: the journal keeps all of it until it is mended
+        except (
+            OSError,
+            LedgerError,
+            MemoryError,
+        ) as error:  # a full disk, a broken manifest: the journal keeps all of it until it is mended
             sys.stderr.write(f"sealing failed, and is tried again in {every_s:g} s: {error}\n")
 
 
