@@ -59,8 +59,16 @@ class NotWrittenError(LedgerError):
     """The disk did not take what was written."""
 
     def __init__(self, home: Home, words: str) -> None:
-        cure = "make room there, or mend the disk, and run `tokenledger ledger` again; what was published and sealed before is unchanged"
+        cure = "make room there (or allow more open files, if it is those), or mend the disk, and run `tokenledger ledger` again; what was published and sealed before is unchanged"
         super().__init__(f"{home.ledger} could not be written: {words.splitlines()[0]}", cure)
+
+
+class NoMemoryError(LedgerError):
+    """The memory did not suffice."""
+
+    def __init__(self, words: str) -> None:
+        cure = "give it more memory, and run `tokenledger ledger` again; what was published and sealed before is unchanged"
+        super().__init__(f"memory ran out: {words.splitlines()[0]}", cure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +103,7 @@ def build(
 ) -> BuildResult:
     """Build everything recorded and publish it; the old ledger stays on any failure. `as_of` stands for the clock (register_book).
 
-    Raises BookError, ManifestError, SealBroken, BuildRunningError, NotWrittenError or CheckFailed.
+    Raises BookError, ManifestError, SealBroken, BuildRunningError, NotWrittenError, NoMemoryError or CheckFailed.
     """
     with lock(home) as spill_to:
         return build_locked(home, spill_to, as_of=as_of, progress=progress, threads=threads, memory_limit=memory_limit, engine=engine)
@@ -204,7 +212,7 @@ def _result(connection: duckdb.DuckDBPyConnection, path: Path, book: Book, sourc
 
 @contextmanager
 def lock(home: Home) -> Iterator[Path]:
-    """Hold the home's build lock; gives a folder to spill into, gone afterwards. Raises BuildRunningError and NotWrittenError."""
+    """Hold the home's build lock; gives a folder to spill into, gone afterwards. Raises BuildRunningError, NotWrittenError and NoMemoryError."""
     durable.make_folder(home.ledger)
     spill_to = home.ledger / ".spill"
     descriptor = os.open(home.ledger / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -219,6 +227,12 @@ def lock(home: Home) -> Iterator[Path]:
         shutil.rmtree(spill_to, ignore_errors=True)
     except duckdb.IOException as error:
         raise NotWrittenError(home, str(error)) from None
+    except (duckdb.OutOfMemoryException, MemoryError) as error:
+        raise NoMemoryError(str(error) or "nothing is left") from None
+    except RuntimeError as error:
+        if "new thread" not in str(error):
+            raise
+        raise NoMemoryError(str(error)) from None  # which is how Python tells of it
     finally:
         os.close(descriptor)
 

@@ -18,6 +18,7 @@ from typing import Any
 import vl_convert
 
 from etl.table import cell, instant
+from schemas.errors import LedgerError
 from schemas.money import plain
 
 WIDTH = 480
@@ -235,6 +236,10 @@ def _stretch(name: str, begin: Decimal, end: Decimal, amount: Decimal, how: str,
     return {"name": cell(name), "from": float(begin), "to": float(end), "how": how, "told": told}
 
 
+class ChartError(LedgerError):
+    """The machine has not enough left to draw a chart."""
+
+
 def _draw(height: int, spec: dict[str, Any]) -> str:
     whole = {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
@@ -249,5 +254,9 @@ def _draw(height: int, spec: dict[str, Any]) -> str:
 
 @functools.lru_cache(maxsize=64)  # the pages draw the same rows for each reader
 def _svg(whole: str) -> str:
-    svg = vl_convert.vegalite_to_svg(whole, vl_version="6.4")
+    try:
+        svg = vl_convert.vegalite_to_svg(whole, vl_version="6.4")
+    except ValueError as error:  # of a specification that is ours: what it lacks is a thread, a file or memory
+        cure = "allow more open files, threads or memory, and run it again"
+        raise ChartError(f"a chart could not be drawn: {str(error).splitlines()[-1]}", cure) from None
     return _SIZE.sub(r"<svg \1", svg, count=1)  # the page says how large it is shown, the viewBox keeps its shape

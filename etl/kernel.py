@@ -173,7 +173,7 @@ def _model(path: Path) -> Model:
 def _one_select(file: str, sql: str) -> None:
     try:
         statements = duckdb.extract_statements(sql)
-    except duckdb.Error as error:
+    except duckdb.ParserException as error:
         raise ModelError(file, f"does not parse: {str(error).splitlines()[0]}") from None
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         raise ModelError(file, "holds something other than one select")

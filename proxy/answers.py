@@ -20,7 +20,7 @@ def body(message: str, kind: str, code: str) -> bytes:
 def upstream_failed(status_code: int, message: str) -> bytes:
     """The body of a 4xx or 5xx that the forward door answers itself."""
     if status_code >= 500:
-        return body(message, "upstream_error", "upstream_unreachable")
+        return body(message, "upstream_error", "upstream_timeout" if status_code == 504 else "upstream_unreachable")
     return body(message, "invalid_request_error", "bad_request")
 
 

@@ -14,6 +14,7 @@ from proxy.clock import Clock
 from proxy.exchange import AttemptCapture, Client, Exchange, Recording, RequestHead
 from proxy.held import HeldBody
 from proxy.journal import Journal, JournalError
+from proxy.losses import LossNote
 from schemas.bodykeys import BodyKeys
 from schemas.book import Book
 from schemas.errors import LedgerError
@@ -61,7 +62,8 @@ class Desk:
         self._journal = journal
         self._clock = clock
         self._keys = keys
-        self._unreported_losses = 0
+        self._note = LossNote(journal.folder)
+        self._unreported_losses = self._note.count
 
     def now(self) -> Instant:
         """The present instant."""
@@ -89,6 +91,18 @@ class Desk:
                 self.counters.refused += 1
                 raise Refused(f"this request cannot be recorded ({error.strerror or error}), so it was not sent") from None
             self._lost(len(records))
+        else:
+            self._note.add(-before)
+
+    async def tell(self, events: Sequence[Event]) -> None:
+        """Record events of the proxy's own, and before them what was lost. Raises JournalError."""
+        before = self._take_losses()
+        try:
+            await self._journal.append([*self._loss_event(before), *events])
+        except JournalError:
+            self._unreported_losses += before
+            raise
+        self._note.add(-before)
 
     def watch(self, attempt: AttemptCapture) -> None:
         """An attempt is live from here until it is closed."""
@@ -121,6 +135,8 @@ class Desk:
             if failed:
                 self._unreported_losses += before
                 self._lost(len(records))
+            else:
+                self._note.add(-before)
 
         try:
             future = self._append([*self._loss_event(before), *records])
@@ -165,3 +181,4 @@ class Desk:
     def _lost(self, count: int) -> None:
         self.counters.lost_records += count
         self._unreported_losses += count
+        self._note.add(count)

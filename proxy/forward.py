@@ -39,12 +39,13 @@ from mitmproxy.proxy.server import ConnectionHandler, TimeoutWatchdog
 from mitmproxy.tls import TlsData
 from OpenSSL import SSL
 
-from proxy import answers, forward_http, forward_ws, heads, progress
+from proxy import answers, forward_h2, forward_http, forward_ws, heads, progress, silence
 from proxy.desk import Desk, Refused
 from proxy.exchange import AttemptCapture, Client, Exchange, RequestHead
 from proxy.forward_http import StrictServer
 from proxy.guard import Guard, headers_of
 from proxy.ports import PortInUseError, reserve
+from proxy.silence import Silence
 from proxy.sockets import End, SocketLog
 from proxy.targets import ForbiddenTargetError
 from proxy.turns import asked_model
@@ -130,6 +131,7 @@ class ForwardAddon:
         self._placed: dict[str, bool] = {}  # by connection
         self._admitted: set[str] = set()  # those whose tunnel was asked for with the token
         self._servers = servers
+        self._silence = Silence(servers)
         self._sockets: set[SocketLog] = set()
 
     def client_connected(self, client: connection.Client) -> None:
@@ -241,12 +243,14 @@ class ForwardAddon:
             return
         known.attempt = attempt
         desk.watch(attempt)
+        self._silence.begin(flow, channel.timeout_s)
 
     async def body_piece(self, flow: http.HTTPFlow) -> None:
         """A piece of a large request has been handed on: wait until upstream takes more."""
         handler = self._servers.connections.get(flow.client_conn.id)
         if handler is not None:
-            await handler.drain_writers()
+            await forward_h2.sent(handler, flow)
+        self._silence.heard(flow)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Upstream's head has come: from here on, chunks pass as they come and are read as they pass."""
@@ -256,10 +260,12 @@ class ForwardAddon:
         if known is None or known.attempt is None:
             response.stream = True
             return
+        self._silence.heard(flow)
         known.attempt.head(response.status_code, _text_headers(response.headers), self._desk.now())
-        response.stream = functools.partial(self._pass, known.attempt)
+        response.stream = functools.partial(self._pass, flow, known.attempt)
 
-    def _pass(self, attempt: AttemptCapture, data: bytes) -> bytes:
+    def _pass(self, flow: http.HTTPFlow, attempt: AttemptCapture, data: bytes) -> bytes:
+        self._silence.heard(flow)
         attempt.chunk(data, self._desk.now())
         return data
 
@@ -269,6 +275,7 @@ class ForwardAddon:
         if flow.websocket is None or known is None or known.attempt is None:
             self._close(flow, "complete", None)
             return
+        self._silence.end(flow)  # a socket may be still for as long as both sides like
         known.log = forward_ws.log_of(self._desk, flow, known.exchange, known.client, known.attempt)
         self._sockets.add(known.log)
 
@@ -307,11 +314,12 @@ class ForwardAddon:
         ):
             self._close(flow, "connect_error", words)
         else:
-            self._close(flow, "upstream_truncated", words)
+            self._close(flow, "timeout" if forward_http.OVERDUE in flow.metadata else "upstream_truncated", words)
 
     def _close(self, flow: http.HTTPFlow, ending: str, error: str | None) -> None:
         known: _Flow | None = flow.metadata.get(_KEY)
         if known is not None and known.attempt is not None:
+            self._silence.end(flow)
             self._desk.close(known.attempt, ending, relayed=True, error=error)
 
 
@@ -367,11 +375,15 @@ class ForwardDoor:
         mitm_server.asyncio = SimpleNamespace(**{**vars(asyncio), "open_connection": self._targets.open_connection})  # type: ignore[assignment, attr-defined]
         mitm_server.TCP_TIMEOUT = max(mitm_server.TCP_TIMEOUT, *(int(channel.timeout_s) for channel in self._desk.book.channels))
         TimeoutWatchdog.watch = _unwatched  # type: ignore[method-assign]
+        TimeoutWatchdog.register_activity = silence.moved  # type: ignore[method-assign]
+        ConnectionHandler.drain_writers = forward_h2.drained  # type: ignore[method-assign]
         if settings.shared:
             mode_servers.AsyncioServerInstance.listen = _listen_shared  # type: ignore[method-assign, assignment]
         # mitmproxy answers an upstream that is down with a page for people, and has no option for it.
         mitm_http1.make_error_response = _error_response
         mitm_http.Http1Server = StrictServer  # type: ignore[attr-defined]
+        mitm_http.Http2Server = forward_h2.BoundedServer  # type: ignore[attr-defined]
+        mitm_http.Http2Client = forward_h2.BoundedClient  # type: ignore[attr-defined]
         mitm_http.HttpStream = forward_http.HeldStream  # type: ignore[misc]
         mitm_http1.ChunkedReader = _BodyOfChunks  # type: ignore[attr-defined]  # it knows no trailers, and would cut the message off at them
         mitm_websocket.WebsocketLayer = forward_ws.ByteRelay  # type: ignore[misc, assignment]  # nor for its way with frames
@@ -430,7 +442,7 @@ def _is_regular(handler: ConnectionHandler) -> bool:
 def _is_dead(handler: ConnectionHandler) -> bool:
     """Whether neither side has sent anything for longer than any channel may take."""
     watchdog = handler.timeout_watchdog
-    return watchdog.can_timeout.is_set() and watchdog.last_activity + watchdog.timeout < time.time()
+    return watchdog.can_timeout.is_set() and watchdog.last_activity + watchdog.timeout < time.monotonic()
 
 
 async def _unwatched(_: TimeoutWatchdog) -> None:

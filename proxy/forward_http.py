@@ -5,6 +5,7 @@ They take the place of mitmproxy's own where its HTTP layer makes them, and diff
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,7 +16,14 @@ from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.commands import StartHook
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import HttpStream, SendHttp
-from mitmproxy.proxy.layers.http._events import HttpEvent, RequestData, RequestEndOfMessage, RequestHeaders
+from mitmproxy.proxy.layers.http._events import (
+    HttpEvent,
+    RequestData,
+    RequestEndOfMessage,
+    RequestHeaders,
+    RequestProtocolError,
+    ResponseProtocolError,
+)
 from mitmproxy.proxy.layers.http._hooks import HttpRequestHook
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 
@@ -25,6 +33,8 @@ from proxy.progress import Progress
 
 BODY = "tokenledger_body"  # where a flow carries what holds its body
 TAKE = "tokenledger_take"  # and what each piece of it is shown to
+OVERDUE = "tokenledger_overdue"  # and why nobody waits for its upstream any more
+_QUOTED = re.compile(r":? b['\"].*", re.DOTALL)
 Commands = Generator[commands.Command, Any, None]
 
 
@@ -93,6 +103,13 @@ class HeldStream(HttpStream):
             if isinstance(event, RequestEndOfMessage) and held is not None:
                 self.request_body_buf += content or b""
             yield from super().state_consume_request_body(event)
+
+    def handle_protocol_error(self, event: RequestProtocolError | ResponseProtocolError) -> Commands:
+        """One side broke. What it sent is not quoted, as mitmproxy does: it may hold anything."""
+        if isinstance(event, ResponseProtocolError) and OVERDUE in self.flow.metadata:
+            event = ResponseProtocolError(event.stream_id, self.flow.metadata[OVERDUE], 504)
+        event.message = _QUOTED.sub("", event.message)
+        yield from super().handle_protocol_error(event)
 
     def _send(self, held: HeldBody, end: HttpEvent) -> Commands:
         self.client_state = self.state_done

@@ -28,7 +28,7 @@ from schemas.home import Home
 from schemas.manifest import Seal, SealedFile
 from schemas.rawstore import RawStore
 from schemas.records import ARROW, KINDS, Instant
-from schemas.spool import Slot, is_live, slots
+from schemas.spool import Slot, is_live, read_segment, slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def seal(home: Home, now: Instant, store: RawStore | None = None) -> SealResult:
             segments = slot.segments()
             for path in segments:
                 after = manifest.sealed_up_to(seals).get(slot.writer, 0)
-                found = list(decode(path.read_bytes()))
+                found = list(decode(read_segment(path)))
                 done = _seal_frames(home, slot, found, after, seals, now, store)
                 if done is not None:
                     seals.append(done)
@@ -197,7 +197,11 @@ def seal_until_eof(home: Home, every_s: float, store: RawStore | None) -> None:
         try:
             seal(home, Instant(time.time_ns() // 1000), store)
             gc.collect()
-        except (OSError, LedgerError) as error:  # a full disk, a broken manifest: the journal keeps all of it until it is mended
+        except (
+            OSError,
+            LedgerError,
+            MemoryError,
+        ) as error:  # a full disk, a broken manifest: the journal keeps all of it until it is mended
             sys.stderr.write(f"sealing failed, and is tried again in {every_s:g} s: {error}\n")
 
 

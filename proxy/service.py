@@ -27,7 +27,7 @@ from proxy.exchange import Recording
 from proxy.forward import ForwardDoor, ForwardSettings, Hosts
 from proxy.gateway import GatewayDoor
 from proxy.guard import Guard
-from proxy.journal import PROXY_SLOT, Journal
+from proxy.journal import PROXY_SLOT, Journal, JournalError
 from proxy.permissions import Permissions
 from proxy.pulse import Pulse
 from proxy.relay import cancelled
@@ -156,8 +156,8 @@ async def opened(settings: Settings) -> AsyncIterator[Running]:
             unverified = [channel.name for channel in book.channels if channel.tls_unverified]
             for name in unverified:
                 sys.stderr.write(f"warning: the certificate of channel {name} is NOT verified (tls_unverified in channels.toml)\n")
-            await journal.append([desk.event("tls_unverified", channel=name) for name in unverified])
-            await journal.append([desk.event("proxy_started", book=book.digest, torn_bytes=journal.truncated_bytes, **addresses)])
+            begun = desk.event("proxy_started", book=book.digest, torn_bytes=journal.truncated_bytes, **addresses)
+            await desk.tell([*(desk.event("tls_unverified", channel=name) for name in unverified), begun])
             pulse = Pulse(admission)
             looking = asyncio.create_task(pulse.run())
             stack.push_async_callback(cancelled, looking)
@@ -167,7 +167,8 @@ async def opened(settings: Settings) -> AsyncIterator[Running]:
             await _drain(desk, list(doors.values()))
             for attempt in list(desk.live):  # before the doors cut them, which would look as if the client had left
                 desk.close(attempt, "proxy_stopped", relayed=True)
-        await journal.append([desk.event("proxy_stopped")])
+        with contextlib.suppress(JournalError):  # a disk that is full is no reason not to stop; what was lost is noted
+            await desk.tell([desk.event("proxy_stopped")])
     finally:
         journal.close()
 

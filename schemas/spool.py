@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -56,11 +58,29 @@ def slots(home: Home) -> list[Slot]:
 
 
 def read_segment(path: Path) -> bytes:
-    """A segment's bytes; none where the sealer took it away meanwhile, which it does only after all of it is sealed."""
+    """A segment's bytes as far as it was written; none where the sealer took it away meanwhile, which it does only after all of it is sealed.
+
+    What is preallocated and not written yet would read as megabytes of zeros, at every look.
+    """
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            written = _written(file.fileno())
+            file.seek(0)
+            return file.read(written)
     except FileNotFoundError:
         return b""
+
+
+def _written(fd: int) -> int:
+    """Where the last bytes end that are no hole."""
+    end = 0
+    while True:
+        try:
+            end = os.lseek(fd, os.lseek(fd, end, os.SEEK_DATA), os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return end
 
 
 def unsealed(home: Home, sealed: Mapping[str, int]) -> Iterator[tuple[str, Frame | Damage, Path]]:

@@ -49,7 +49,14 @@ DIED = (-signal.SIGKILL, 0)
 TOLD = (0, 1)
 
 Fault = tuple[int, bool]  # the error (0: kill), and whether it stays
-FAULTS: tuple[Fault, ...] = ((errno.EIO, False), (errno.EIO, True), (errno.ENOSPC, False), (errno.ENOSPC, True), (errno.EMFILE, False))
+FAULTS: tuple[Fault, ...] = (
+    (errno.EIO, False),
+    (errno.EIO, True),
+    (errno.ENOSPC, False),
+    (errno.ENOSPC, True),
+    (errno.EDQUOT, True),
+    (errno.EMFILE, False),
+)
 
 
 class PromiseError(AssertionError):
@@ -230,7 +237,7 @@ def _killed_at(work: Callable[[], None], seconds: float) -> None:
 
 
 def recording_faults(folder: Path, count: int) -> dict[str, int]:
-    """Each call of journal and sealer fails, once and from then on, with EIO, ENOSPC and EMFILE."""
+    """Each call of journal and sealer fails, once and from then on, with EIO, ENOSPC, EDQUOT and EMFILE."""
     template = Recording(Home(folder / "template"), folder / "notes")
     template.home.root.mkdir()
     template.work()

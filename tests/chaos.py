@@ -9,9 +9,10 @@ import struct
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
-Fault = Literal["none", "reset", "reset head", "reset body", "cut head", "cut body", "garbage", "half-open", "slow"]
+Fault = Literal["none", "reset", "reset head", "reset body", "cut head", "cut body", "garbage", "half-open", "half-open body", "slow"]
 SEEN_HEAD = b"\r\n\r\n"
 SLOW_BYTES = 11
+GARBAGE = b"\x00\x16 hush-hush\r\n\r\n"
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Chaos:
                 await writer.drain()
                 return _reset(writer) if fault == "reset head" else None
             if fault == "garbage":
-                writer.write(b"\x00\x16 this is no HTTP\r\n\r\n")
+                writer.write(GARBAGE)
                 await writer.drain()
                 return None
             if fault == "half-open":  # nothing more comes, and nobody says so
@@ -78,6 +79,8 @@ class Chaos:
                     return _reset(writer)
                 if sent > 900 and fault == "cut body":
                     return None
+                if sent > 900 and fault == "half-open body":
+                    await asyncio.Event().wait()
         finally:
             pumping.cancel()
             up_writer.close()

@@ -20,20 +20,24 @@ from tests.chaos import Chaos, Fault
 from tests.clients import Door
 from tests.conftest import PRICES
 from tests.sidecar import Sidecar, Way, recorded, seal_all, sidecar, write_book
-from tests.test_relay import DOORS, JSON, said
+from tests.test_relay import DOORS, JSON, client, said
 from tests.upstream import Upstream
 
-# What each fault is in the records: the ending, and the ledger's outcome. A cut after the head is mid-stream only if output was seen.
-FAULTS: dict[Fault, tuple[set[str], set[str]]] = {
-    "none": ({"complete"}, {"ok"}),
-    "slow": ({"complete"}, {"ok"}),
-    "reset": ({"connect_error", "upstream_truncated"}, {"error_before_output"}),
-    "reset head": ({"upstream_truncated"}, {"error_before_output"}),
-    "cut head": ({"upstream_truncated"}, {"error_before_output"}),
-    "garbage": ({"upstream_truncated"}, {"error_before_output"}),
-    "reset body": ({"upstream_truncated"}, {"error_mid_stream"}),
-    "cut body": ({"upstream_truncated"}, {"error_mid_stream"}),
+WHOLE, CUT = 200, 0  # the client has the whole answer, or is told that it ends too soon
+# What each fault is: the record's ending, the ledger's outcome, and what the client sees. A cut after the head is mid-stream only if output was seen.
+FAULTS: dict[Fault, tuple[set[str], str, int]] = {
+    "none": ({"complete"}, "ok", WHOLE),
+    "slow": ({"complete"}, "ok", WHOLE),
+    "reset": ({"connect_error", "upstream_truncated"}, "error_before_output", 502),
+    "reset head": ({"upstream_truncated"}, "error_before_output", 502),
+    "cut head": ({"upstream_truncated"}, "error_before_output", 502),
+    "garbage": ({"upstream_truncated"}, "error_before_output", 502),
+    "half-open": ({"timeout"}, "timeout", 504),
+    "reset body": ({"upstream_truncated"}, "error_mid_stream", CUT),
+    "cut body": ({"upstream_truncated"}, "error_mid_stream", CUT),
+    "half-open body": ({"timeout"}, "timeout", CUT),
 }
+FAILED = {502: "upstream_unreachable", 504: "upstream_timeout"}
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,12 @@ class Line:
     upstream: Upstream
     chaos: Chaos
     sidecar: Sidecar
+    urls: dict[str, str]
 
-    def door(self, name: str) -> Door:
-        return (
-            Door(self.sidecar.base_url) if name == "gateway" else Door(f"http://127.0.0.1:{self.chaos.port}/v1", proxy=self.sidecar.forward)
-        )
+    def door(self, name: str, channel: str = "official") -> Door:
+        """The way to a channel; the gateway has them all behind it. To trust one authority alone is quick."""
+        ca = self.home.ca / "mitmproxy-ca-cert.pem"
+        return Door(self.sidecar.base_url, ca=ca) if name == "gateway" else Door(self.urls[channel], proxy=self.sidecar.forward, ca=ca)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -65,7 +70,7 @@ async def line(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Line]:
         models = {name: [(name, "gpt-4o-mini")] for name in ("nowhere", "untrusted", "stormy")}
         write_book(home, ways, models=models, prices=PRICES[:3])
         with sidecar(home) as running:
-            yield Line(home, upstream, chaos, running)
+            yield Line(home, upstream, chaos, running, {way.name: way.base_url for way in ways})
 
 
 async def told(line: Line, request_id: str, count: int = 1) -> list[dict[str, Any]]:
@@ -78,68 +83,76 @@ async def told(line: Line, request_id: str, count: int = 1) -> list[dict[str, An
     raise AssertionError(f"{request_id} was not closed")
 
 
-async def asked(line: Line, door: str, body: bytes) -> str:
-    """Send one call, however it ends; the request id of its record."""
+async def asked(line: Line, door: Door, body: bytes) -> tuple[str, httpx2.Response | None]:
+    """Send one call, however it ends: the request id of its record, and the answer if it came whole."""
     before = {row["request_id"] for row in recorded(line.home, "request")}
-    way = line.door(door)
-    key = {"Authorization": "Bearer sk-test-0123456789abcdef"}
-    # No certificates to load: both ways are plain HTTP up to the proxy.
-    async with httpx2.AsyncClient(base_url=way.base_url, proxy=way.proxy, verify=False, timeout=20, trust_env=False, headers=key) as http:
+    answer = None
+    async with client(door) as http:
         with contextlib.suppress(httpx2.HTTPError):  # the client is told as well, which is what these faults are
-            await http.post("/chat/completions", content=body, headers=JSON)
+            answer = await http.post("/chat/completions", content=body, headers=JSON)
     (new,) = [row["request_id"] for row in recorded(line.home, "request") if row["request_id"] not in before]
-    return str(new)
+    return str(new), answer
+
+
+def seen(answer: httpx2.Response | None) -> int:
+    """What the client saw; an error of ours in OpenAI's shape, with the code that belongs to it."""
+    status = answer.status_code if answer is not None else CUT
+    if answer is not None and status in FAILED:
+        assert answer.headers["content-type"] == "application/json"
+        assert (answer.json()["error"]["type"], answer.json()["error"]["code"]) == ("upstream_error", FAILED[status])
+    return status
 
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_every_fault_leaves_a_closed_record(line: Line, record_property: Any) -> None:
-    """Reset, cut and garbled before, in and after the head, and merely slow: one try, one end, one outcome."""
+    """Reset, cut, garbled and silent before, in and after the head, and merely slow: one try, one end, one outcome, and an answer that says so."""
     ids: dict[tuple[Fault, str], str] = {}
+    answers: dict[tuple[Fault, str], int] = {}
     for fault in FAULTS:
         for door in DOORS:
             line.chaos.fault = fault
-            ids[fault, door] = await asked(line, door, said("usage=always", stream=True))
-    endings = {key: (await told(line, request_id))[0]["ending"] for key, request_id in ids.items()}
-    assert {key: ending for key, ending in endings.items() if ending not in FAULTS[key[0]][0]} == {}
+            ids[fault, door], answer = await asked(line, line.door(door), said("usage=always", stream=True))
+            answers[fault, door] = seen(answer)
+    assert {key: status for key, status in answers.items() if status != FAULTS[key[0]][2]} == {}
+    ends = {key: (await told(line, request_id))[0] for key, request_id in ids.items()}
+    assert {key: end["ending"] for key, end in ends.items() if end["ending"] not in FAULTS[key[0]][0]} == {}
+    words = {key: end["error"] or "" for key, end in ends.items()}
+    assert {key: said for key, said in words.items() if "200 OK" in said or "hush" in said} == {}  # what upstream sent may hold anything
     await asyncio.to_thread(seal_all, line.home)
     await asyncio.to_thread(build, line.home)
     with duckdb.connect(str(line.home.ledger_file), read_only=True) as con:
         made = dict(con.execute("select request_id, outcome from ledger").fetchall())
         open_holds = con.execute("select count(*) from data_quality where kind = 'open_hold'").fetchone()
-    assert {key: made[request_id] for key, request_id in ids.items() if made[request_id] not in FAULTS[key[0]][1]} == {}
+    assert {key: made[request_id] for key, request_id in ids.items() if made[request_id] != FAULTS[key[0]][1]} == {}
     assert open_holds == (0,)
     record_property("trust: network faults recorded", len(ids))
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_half_open_connection_is_a_timeout(line: Line) -> None:
-    """Nobody says anything any more: the channel's time limit ends it."""
-    line.chaos.fault = "half-open"
-    request_id = await asked(line, "gateway", said("usage=always"))
-    (end,) = await told(line, request_id)
-    assert end["ending"] == "timeout"
-
-
-@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("model", ["nowhere", "untrusted"])
-async def test_a_name_or_a_certificate_that_fails_is_a_connect_error(line: Line, model: str) -> None:
-    """DNS knows no such host; TLS meets something that is none. Nothing was sent."""
-    request_id = await asked(line, "gateway", said("usage=always", model=model))
+async def test_a_name_or_a_certificate_that_fails_is_a_connect_error(line: Line, model: str, door: str) -> None:
+    """DNS knows no such host; TLS meets something that is none. Nothing was sent, and the client hears 502."""
+    request_id, answer = await asked(line, line.door(door, model), said("usage=always", model=model))
     (end,) = await told(line, request_id)
-    assert (end["ending"], end["http_status"]) == ("connect_error", None)
+    assert (end["ending"], end["http_status"], seen(answer)) == ("connect_error", None, 502)
 
 
 @pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize(
     ("status", "wait"),
     [(429, "99999999999999999999"), (503, "-1"), (503, "soon"), (500, "0")],
 )
-async def test_a_storm_ends_and_an_absurd_retry_after_holds_nobody(line: Line, status: int, wait: str) -> None:
-    """Tried again as often as the book says and no longer than a person waits; the last answer is the client's, each try is recorded."""
-    request_id = await asyncio.wait_for(asked(line, "gateway", said(f"status={status} retry-after={wait}", model="stormy")), 20)
+async def test_a_storm_ends_and_an_absurd_retry_after_holds_nobody(line: Line, status: int, wait: str, door: str) -> None:
+    """The gateway tries again as often as the book says and no longer than a person waits; the last answer is the client's, each try is recorded."""
+    asking = asked(line, line.door(door, "stormy"), said(f"status={status} retry-after={wait}", model="stormy"))
+    request_id, answer = await asyncio.wait_for(asking, 20)
     ends = await told(line, request_id)
     assert {end["http_status"] for end in ends} == {status}
-    assert 1 <= len(ends) <= 3
+    assert 1 <= len(ends) <= (3 if door == "gateway" else 1)
+    assert answer is not None
+    assert (answer.status_code, answer.headers["retry-after"]) == (status, wait)
 
 
 @pytest.mark.parametrize(
