@@ -53,7 +53,7 @@ demo: .venv/.stamp ## the main job end to end, on traffic of its own in data/dem
 
 .PHONY: test
 test: .venv/.stamp $(NODE_STAMP) | debian-packages ## all tests
-	@.venv/bin/pytest -n 2 --dist loadfile
+	@.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: ledger
 ledger: .venv/.stamp ## build, check, publish, close: [PERIOD=2026-10] [AS_OF=2026-11-01T06:00:00Z]

@@ -33,6 +33,7 @@ connection = duckdb.connect()
 for kind in sys.argv[3:]:
     connection.execute(f"COPY (FROM read_parquet('{sys.argv[1]}/{kind}/*/*.parquet')) TO '{sys.argv[2]}/{kind}.parquet' (COMPRESSION zstd)")
 """
+READINGS = 3
 AFTER_HISTORY = "2026-09-02T06:00:00Z"  # every month before the generated one is over and due
 AFTER_MONTH = "2026-10-02T06:00:00Z"
 
@@ -141,11 +142,11 @@ def building(root: Path, requests: int) -> Iterator[Taken]:
 
 
 def reading(month: Month) -> Iterator[Taken]:
-    """The receipt of a request in the middle, and the README's questions, each the quickest of three as a whole command."""
+    """The receipt of a request in the middle, and the README's questions, each the quickest of a few as a whole command."""
     receipt = ("receipt of one request", ("receipt", f"r-{month.requests // 2:010d}"), 0.3)
     asked = [(f"README query {n}", ("sql", question), 1.0) for n, question in enumerate(QUESTIONS, 1)]
     for what, words, bar in (receipt, *asked):
-        runs = [timed(what, month.requests, _tokenledger(month, *words)) for _ in range(3)]
+        runs = [timed(what, month.requests, _tokenledger(month, *words)) for _ in range(READINGS)]
         yield replace(min(runs, key=lambda run: run.seconds), bar=bar)
 
 

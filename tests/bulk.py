@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -117,6 +118,14 @@ async def idle_stream(url: str, target: str) -> tuple[int, asyncio.StreamReader,
     reader, writer = await _opened(url, f"GET {target} HTTP/1.1", "")
     head = await reader.readuntil(b"\r\n\r\n")
     return int(head.split(b" ", 2)[1]), reader, writer
+
+
+async def leave(streams: Iterable[tuple[int, asyncio.StreamReader, asyncio.StreamWriter]]) -> None:
+    """Close the connections of these streams; they are closed when it returns, so that a proxy which then stops has nothing to wait for."""
+    for _, _, writer in streams:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 async def _opened(url: str, line: str, fields: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

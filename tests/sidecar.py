@@ -24,6 +24,7 @@ from schemas.frames import Frame
 from schemas.home import Home
 from schemas.records import Instant
 from schemas.spool import unsealed
+from tests.warm import Forked
 
 ROOT = Path(__file__).resolve().parent.parent
 RATES_HEADER = (
@@ -103,7 +104,7 @@ class Sidecar:
     """A running proxy: where its doors are, and its process."""
 
     home: Home
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | Forked
     gateway: str
     forward: str
     doors: dict[str, str] = field(default_factory=dict)
@@ -138,15 +139,13 @@ def sidecar(home: Home, *arguments: str, environment: Mapping[str, str] | None =
     """`tokenledger proxy` on free ports; ended with SIGTERM, and killed only if that fails. `before` is Python that its process runs first."""
     ports = ("--gateway-port", "0", "--forward-port", "0", "--admin-port", "0")
     words = command(home, "proxy", *ports, *arguments)
-    if before:
-        words = [sys.executable, "-c", f"{before}\nimport tokenledger\ntokenledger.main()", *words[3:]]
-    process = subprocess.Popen(
-        words,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, **(environment or {})},
-    )
+    process: subprocess.Popen[str] | Forked
+    if before or environment:  # what is imported may ask for it
+        if before:
+            words = [sys.executable, "-c", f"{before}\nimport tokenledger\ntokenledger.main()", *words[3:]]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **(environment or {})})
+    else:
+        process = Forked(words)
     try:
         assert process.stdout is not None
         words = process.stdout.readline().split()

@@ -13,7 +13,7 @@ import pytest
 
 from proxy.access import TOKEN_VARIABLE
 from schemas.home import Home
-from tests.bulk import Bulk, idle_stream
+from tests.bulk import Bulk, idle_stream, leave
 from tests.sidecar import ROOT, Way, command, recorded, sidecar, write_book
 from tests.strict import answered, statuses
 from tests.test_relay import DOORS
@@ -56,8 +56,7 @@ async def test_beyond_the_open_files_clients_are_told_to_come_again(
                 while statuses(await answered(url, ask.replace(b"models", b"files/5"))) != [200]:
                     pass
             assert upstream.idle == PLACES
-            for _, _, writer in held[1:]:
-                writer.close()
+            await leave(held[1:])
     record_property("trust: streams held while others were refused", PLACES)
 
 

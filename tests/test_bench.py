@@ -6,32 +6,43 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from bench import doors, sealing, streams
+from bench import doors, ledger, pages, sealing, streams
 from bench.contenders import home_of
 from bench.doors import Effort
-from bench.ledger import QUESTIONS, BenchError, compare, reading
+from bench.ledger import QUESTIONS, BenchError, compare
 from bench.load import Round
-from bench.months import make_month
-from bench.pages import addresses, report
+from bench.months import Month, make_month
 from etl.build import build
 from etl.published import open_ledger
 
 
-def test_a_generated_month_comes_to_what_its_generator_says(tmp_path: Path) -> None:
-    """Counts, and charges by bucket, to the last digit; one picodollar more in the generator's sum is told. It is read by command."""
-    month = make_month(tmp_path, 2_000)
-    result = build(month.home)
+@pytest.fixture(scope="module")
+def month(tmp_path_factory: pytest.TempPathFactory) -> Month:
+    """A generated month and its ledger."""
+    made = make_month(tmp_path_factory.mktemp("month"), 2_000)
+    result = build(made.home)
     assert (result.requests, result.unpriced, result.blockers) == (2_000, 0, 0)
+    return made
+
+
+def test_a_generated_month_comes_to_what_its_generator_says(month: Month) -> None:
+    """Counts, and charges by bucket, to the last digit; one picodollar more in the generator's sum is told."""
     compare(month)
-    assert [row.bar for row in reading(month)] == [0.3, *(1.0 for _ in QUESTIONS)]
-    month.charged["routed_balance"] += Decimal("0.000000000001")
+    more = month.charged["routed_balance"] + Decimal("0.000000000001")
     with pytest.raises(BenchError, match="the ledger says"):
-        compare(month)
+        compare(replace(month, charged={**month.charged, "routed_balance": more}))
+
+
+def test_a_month_is_read_by_command(month: Month, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The receipt and each question, each with the seconds that it may take; once is enough where nobody compares."""
+    monkeypatch.setattr(ledger, "READINGS", 1)
+    assert [row.bar for row in ledger.reading(month)] == [0.3, *(1.0 for _ in QUESTIONS)]
 
 
 @pytest.mark.parametrize(
@@ -63,13 +74,12 @@ def test_sealing_is_watched_under_load(tmp_path: Path) -> None:
     assert "unsealed" in sealing.shown(found)
 
 
-def test_every_page_is_asked_and_told(tmp_path: Path) -> None:
+def test_every_page_is_asked_and_told(month: Month, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each page that reads the ledger stands in the table, the way down and the searches too, with what it took."""
-    month = make_month(tmp_path, 500)
-    build(month.home)
+    monkeypatch.setattr(pages, "TIMES", 1)
     with open_ledger(month.home) as db:
-        asked_for = addresses(db)
-    told = report(month.home, asked_for)
+        asked_for = pages.addresses(db)
+    told = pages.report(month.home, asked_for)
     assert {line.split()[0] for line in told[2:-1]} == set(asked_for)
     assert len(asked_for) > 30
 

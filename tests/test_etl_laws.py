@@ -63,7 +63,7 @@ def exchanges(draw: st.DrawFn) -> list[Record]:
     """Some calls with tries, SDK retries, refusals, and wallet entries, at any distance from each other."""
     records: list[Record] = [topup("e1", "10", bonus="1"), event("e2", "wallet_expire", NOON, wallet="w", bucket="b", amount="0.5")]
     at: int = NOON
-    for n in range(draw(st.integers(1, 6))):
+    for n in range(draw(st.integers(1, 12))):
         at += draw(st.sampled_from([1, SECOND, 86400 * SECOND, 20 * 86400 * SECOND]))
         raw_id = f"r{n}"
         path = draw(st.sampled_from(["/v1/chat/completions", "/v1/chat/completions", "/v1/models", "/v1/new"]))
@@ -100,7 +100,7 @@ def check_laws(home: Home, records: list[Record]) -> None:
     assert unknown == {row["request_id"] for row in rows(home, "FROM unpriced")}
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(exchanges(), st.data())
 def test_the_laws_hold_over_any_traffic(records: list[Record], data: st.DataObject) -> None:
     """And however its files were split, ordered and repeated."""
@@ -128,24 +128,29 @@ def test_the_laws_hold_over_any_traffic(records: list[Record], data: st.DataObje
             assert rows(moved, f"FROM {table}") == rows(plain, f"FROM {table}"), table
 
 
-@settings(max_examples=10, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 3 * SECOND), st.integers(1, SECOND), st.booleans()), min_size=1, max_size=8))
-def test_equal_calls_are_never_merged_beyond_their_retries(calls: list[tuple[int, int, bool]]) -> None:
-    """Of any number of equal calls in flight at once, each first try leads one logical request, and every retry joins one."""
+CALLS = st.lists(st.tuples(st.integers(0, 3 * SECOND), st.integers(1, SECOND), st.booleans()), min_size=1, max_size=8)
+
+
+@settings(max_examples=2, deadline=None)
+@given(st.lists(CALLS, min_size=5, max_size=5))
+def test_equal_calls_are_never_merged_beyond_their_retries(groups: list[list[tuple[int, int, bool]]]) -> None:
+    """Of any number of equal calls in flight at once, each first try leads one logical request, and every retry joins one.
+
+    Five groups at the same time, the calls of each equal to one another alone.
+    """
     records: list[Record] = []
-    for n, (start, took, again) in enumerate(calls):
-        at = NOON + start
-        first: list[Record] = [request(f"{n}a", at), attempt(f"{n}a", at=at), failure(f"{n}a", at=at + took)]
-        retry_at = at + took + SECOND // 2
-        retry: list[Record] = [
-            request(f"{n}b", retry_at, retry=1),
-            attempt(f"{n}b", at=retry_at),
-            response(f"{n}b", at=retry_at + 9),
-        ]
-        records += [*first, *(retry if again else [])]
+    for group, calls in enumerate(groups):
+        equal: dict[str, Any] = {"match_sha256": f"{group}" * 64}
+        for n, (start, took, again) in enumerate(calls):
+            name, at = f"{group}-{n}", NOON + start
+            records += [request(f"{name}a", at, **equal), attempt(f"{name}a", at=at), failure(f"{name}a", at=at + took)]
+            if again:
+                at += took + SECOND // 2
+                records += [request(f"{name}b", at, retry=1, **equal), attempt(f"{name}b", at=at), response(f"{name}b", at=at + 9)]
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder))
         built(home, records)
-        sizes = Counter(row["n"] for row in rows(home, "SELECT count(*) AS n FROM dispositions GROUP BY request_id"))
-        retried = sum(again for _, _, again in calls)
-        assert sizes == Counter({size: count for size, count in ((1, len(calls) - retried), (2, retried)) if count})
+        sizes = rows(home, "SELECT list(left(raw_request_id, 1)) AS groups FROM dispositions GROUP BY request_id")
+        assert all(len(set(row["groups"])) == 1 for row in sizes)
+        found = Counter((row["groups"][0], len(row["groups"])) for row in sizes)
+        assert found == Counter((f"{group}", 1 + again) for group, calls in enumerate(groups) for _, _, again in calls)

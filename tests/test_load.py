@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from schemas.home import Home
-from tests.bulk import Bulk, digest, download, forget_peak, idle_stream, memory, upload
+from tests.bulk import Bulk, digest, download, forget_peak, idle_stream, leave, memory, upload
 from tests.sidecar import Way, recorded, sidecar, write_book
 from tests.test_admission import HASTE
 from tests.test_relay import DOORS
@@ -59,8 +59,7 @@ async def idle(home: Home, door: str, count: int, tell: Tell) -> None:
                 opened += await asyncio.gather(*[idle_stream(url, f"{base}/v1/idle") for _ in range(50)])
             each = (memory(pid) - before) // count
             assert [status for status, _, _ in opened] == [200] * (count + 32)
-            for _, _, writer in opened:
-                writer.close()
+            await leave(opened)
     assert each < 40_000
     tell("trust: streams held", len(opened))
     tell(f"trust: bytes of memory for an idle stream at the {door} door", each)
