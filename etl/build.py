@@ -30,6 +30,7 @@ from etl.edition import edition
 from etl.kernel import Model, Progress, Report, Run, Step
 from etl.lookup import check_endpoints, lookup_tables
 from etl.lots import make_lots
+from etl.published import open_ledger
 from etl.reconcile.step import reconcile_bills
 from etl.recount import recount
 from etl.reread import reread
@@ -139,13 +140,13 @@ def build_locked(
             )
             _run(connection, sources, book, progress, closed.until, as_of, together, engine)
             finish(connection, issue, closed)
-            spent = spending(connection)
             result = _result(connection, home.ledger_file, book, sources)
             issue.publish()
         digest = sha256_of(home.ledger_file)
         durable.replace(home.ledger / DIGEST_FILE, digest_line(home.ledger_file, digest).encode())
         write_basis(home, digest, book, closed)
-        spend.write(home.spend_file, spent)
+        with open_ledger(home) as published:
+            spend.write(home.spend_file, spending(published))
         return replace(result, seconds=time.perf_counter() - began)
 
 

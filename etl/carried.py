@@ -152,15 +152,24 @@ _REPLACED = """
 
 
 def _is_plain(connection: duckdb.DuckDBPyConnection, sources: Sources, book: Book) -> bool:
-    """Whether no request's charge hangs on all others' (free allowances), and every file could be read, now and before."""
-    ((quarantined,),) = connection.execute("SELECT count(*) FROM published.data_quality WHERE kind = 'quarantined_file'").fetchall()
+    """Whether no request's charge hangs on all others' (free allowances), every file could be read, and nothing that was lost came back."""
+    ((unread,),) = connection.execute(_UNREAD).fetchall()
     before: dict[str, int] = dict(connection.execute("SELECT writer, last_seq FROM published.build_inputs").fetchall())
     return (
-        not quarantined
+        not unread
         and not any(finding.kind == "quarantined_file" for finding in sources.findings)
         and not any(row.term.startswith("allowance") for row in book.terms)
         and all(sources.positions.get(writer, 0) >= seq for writer, seq in before.items())
     )
+
+
+_UNREAD = """
+    SELECT count(*) FROM published.data_quality WHERE kind = 'quarantined_file' OR (
+        kind IN ('loss', 'damage')
+        AND (kind, subject) NOT IN (SELECT (kind, subject) FROM source_finding)
+        AND subject NOT IN (SELECT event_id FROM published.audit_trail)
+    )
+"""
 
 
 def _is_little(connection: duckdb.DuckDBPyConnection) -> bool:

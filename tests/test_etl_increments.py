@@ -16,7 +16,23 @@ from schemas.home import Home
 from schemas.instants import parse_instant
 from schemas.records import Record
 from tests.published import differences
-from tests.rawdata import DAY, NOON, SECOND, Archive, attempt, call, event, failure, request, response, topup, usage, write_book
+from tests.rawdata import (
+    DAY,
+    NOON,
+    SECOND,
+    Archive,
+    attempt,
+    call,
+    event,
+    failure,
+    request,
+    response,
+    rows,
+    spool,
+    topup,
+    usage,
+    write_book,
+)
 
 AS_OF = parse_instant("2026-11-20T00:00:00Z")
 NOVEMBER = parse_instant("2026-11-10T12:00:00Z")
@@ -164,6 +180,19 @@ def test_a_published_file_that_is_not_what_was_written_is_not_gone_on_from(home:
     content = bytearray(home.ledger_file.read_bytes())
     content[len(content) // 2] ^= 1
     home.ledger_file.write_bytes(content)
+    assert seen(home)["received"] == 40
+    assert differences(whole(home, tmp_path), home.ledger_file) == {}
+
+
+def test_what_was_lost_and_came_back_is_read(home: Home, tmp_path: Path) -> None:
+    """A journal with a gap, published as a loss: once the missing records lie there again, they are in the ledger."""
+    write_book(home)
+    records = many(40)
+    spool(home, records[:60])
+    spool(home, records[90:], first_seq=91)
+    build(home, as_of=AS_OF)
+    assert rows(home, "SELECT subject FROM data_quality WHERE kind = 'loss'") == [{"subject": "w1 61-90"}]
+    spool(home, records[60:90], first_seq=61)
     assert seen(home)["received"] == 40
     assert differences(whole(home, tmp_path), home.ledger_file) == {}
 
