@@ -24,8 +24,8 @@ import pyarrow as pa
 from etl import kernel
 from etl.audit import chain_audit_trail
 from etl.batch_output import batch_output
-from etl.carried import finish, read_basis, register_alone, register_scope, settle, write_basis
-from etl.closed import Closed, charged_before, prior_allowance_use, read_closed, register_settled, settled_tries
+from etl.carried import BASIS_FILE, finish, read_basis, register_alone, register_scope, settle, write_basis
+from etl.closed import Closed, charged_before, check_closed, prior_allowance_use, read_closed, register_settled, settled_tries
 from etl.edition import edition
 from etl.kernel import Model, Progress, Report, Run, Step
 from etl.lookup import check_endpoints, lookup_tables
@@ -130,6 +130,7 @@ def build_locked(
         basis = read_basis(home)
         with edition(connection, home.ledger_file, basis.sha256 if basis and basis.carries(closed) else None) as issue:
             closed = replace(closed, in_edition=issue.goes_on)
+            check_closed(closed)
             _lend_tables(connection, book)
             register_scope(connection, closed, sources, book, basis)
             together = (
@@ -143,16 +144,16 @@ def build_locked(
             result = _result(connection, home.ledger_file, book, sources)
             issue.publish()
         digest = sha256_of(home.ledger_file)
-        durable.replace(home.ledger / DIGEST_FILE, digest_line(home.ledger_file, digest).encode())
-        write_basis(home, digest, book, closed)
+        basis_digest = write_basis(home, digest, book, closed)
+        durable.replace(home.ledger / DIGEST_FILE, digest_lines(home, digest, basis_digest))
         with open_ledger(home) as published:
             spend.write(home.spend_file, spending(published))
         return replace(result, seconds=time.perf_counter() - began)
 
 
-def digest_line(path: Path, sha256: str) -> str:
-    """What stands beside a published file, as `sha256sum` writes it."""
-    return f"{sha256}  {path.name}\n"
+def digest_lines(home: Home, ledger: str, basis: str) -> bytes:
+    """What stands beside the published ledger and its basis, as `sha256sum` writes it."""
+    return f"{ledger}  {home.ledger_file.name}\n{basis}  {BASIS_FILE}\n".encode()
 
 
 def _lend_tables(connection: duckdb.DuckDBPyConnection, book: Book) -> None:

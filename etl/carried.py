@@ -107,10 +107,12 @@ def read_basis(home: Home) -> Basis | None:
         return None
 
 
-def write_basis(home: Home, sha256: str, book: Book, closed: Closed) -> None:
-    """Say what the published ledger was made from."""
+def write_basis(home: Home, sha256: str, book: Book, closed: Closed) -> str:
+    """Say what the published ledger was made from; the SHA-256 of that."""
     basis = Basis(sha256, code_digest(), book.digest, tuple(seal.hash for seal in closed.seals))
-    durable.replace(home.ledger / BASIS_FILE, orjson.dumps(asdict(basis), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    content = orjson.dumps(asdict(basis), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    durable.replace(home.ledger / BASIS_FILE, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 # ---- before the models ----

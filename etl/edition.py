@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import duckdb
 
@@ -62,7 +65,6 @@ class Edition:
     def publish(self) -> None:
         """Rename it over the published ledger, synced before and after."""
         self.connection.execute("DETACH published")
-        os.chmod(self.partial, 0o600)
         durable.sync(self.partial)
         os.replace(self.partial, self.target)
         durable.sync(self.target.parent)
@@ -80,11 +82,10 @@ def edition(connection: duckdb.DuckDBPyConnection, target: Path, copy_of: str | 
     try:
         goes_on = copy_of is not None and _copied(target, partial) == copy_of
         if not goes_on:
-            partial.unlink(missing_ok=True)
+            with _created(partial) as written:
+                written.write(_declared())
         connection.execute(f"ATTACH '{_quoted(str(partial))}' AS published")
         try:
-            if not goes_on:
-                _declare(connection)
             yield Edition(connection, target, partial, goes_on)
         finally:
             connection.execute("DETACH DATABASE IF EXISTS published")
@@ -97,7 +98,7 @@ def _copied(source: Path, copy: Path) -> str:
     """Copy a file; the SHA-256 of what was copied, empty where there is none."""
     digest = hashlib.sha256()
     try:
-        with source.open("rb") as read, open(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as written:
+        with source.open("rb") as read, _created(copy) as written:
             while piece := read.read(PIECE_BYTES):
                 digest.update(piece)
                 written.write(piece)
@@ -106,15 +107,25 @@ def _copied(source: Path, copy: Path) -> str:
     return digest.hexdigest()
 
 
-def _declare(connection: duckdb.DuckDBPyConnection) -> None:
-    connection.execute("BEGIN")
-    for table in TABLES:
-        types = ", ".join(f'"{column.name}" {column.type}' for column in table.columns)
-        connection.execute(f'CREATE TABLE published."{table.name}" ({types})')
-        connection.execute(f"COMMENT ON TABLE published.\"{table.name}\" IS '{_quoted(table.doc)}'")
-        for column in table.columns:
-            connection.execute(f'COMMENT ON COLUMN published."{table.name}"."{column.name}" IS \'{_quoted(column.doc)}\'')
-    connection.execute("COMMIT")
+def _created(path: Path) -> BinaryIO:
+    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb")
+
+
+@cache
+def _declared() -> bytes:
+    """A ledger file with every table and its comments, and no row."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "empty.duckdb"
+        with duckdb.connect(str(path)) as connection:
+            connection.execute("BEGIN")
+            for table in TABLES:
+                types = ", ".join(f'"{column.name}" {column.type}' for column in table.columns)
+                connection.execute(f'CREATE TABLE "{table.name}" ({types})')
+                connection.execute(f"COMMENT ON TABLE \"{table.name}\" IS '{_quoted(table.doc)}'")
+                for column in table.columns:
+                    connection.execute(f'COMMENT ON COLUMN "{table.name}"."{column.name}" IS \'{_quoted(column.doc)}\'')
+            connection.execute("COMMIT")
+        return path.read_bytes()
 
 
 def own_rows(connection: duckdb.DuckDBPyConnection, table: Table, stale: str | None = None) -> Change:
