@@ -294,10 +294,14 @@ def _check_ledger(home: Home, seals: tuple[MonthSeal, ...], period: str | None) 
     if not path.exists():
         return 0, 0
     noted = home.ledger / DIGEST_FILE
-    lines = noted.read_text(encoding="utf-8", errors="replace").splitlines() if noted.exists() else []
+    lines = noted.read_bytes().split(b"\n") if noted.exists() else []
+    expected = []
     for published in (path, home.ledger / BASIS_FILE):
-        if not published.exists() or f"{sha256_of(published)}  {published.name}" not in lines:
+        expected.append(f"{sha256_of(published)}  {published.name}".encode() if published.exists() else b"")
+        if expected[-1] not in lines:
             raise WrongError(f"ledger/{published.name}", "is not the file that was published (SHA-256 differs)", REBUILD)
+    if lines != [*expected, b""]:
+        raise WrongError(f"ledger/{noted.name}", "is not what was written", REBUILD)
     with open_ledger(home) as connection:
         if period is not None:
             require_period(connection, period)
