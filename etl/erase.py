@@ -73,7 +73,8 @@ def find(home: Home, requests: Sequence[str], subjects: Sequence[str]) -> Erasur
     keys = tuple(key.id for key in BodyKeys(home).by_id().values() if key.subject in named.subjects)
     if not files and not keys:
         cure = (
-            "`tokenledger receipt ID` knows a request; a subject is user:NAME, key:FINGERPRINT or unknown, as it was when it was recorded"
+            "ids of clients and vendors are known once `tokenledger ledger --no-close` has run; "
+            "a subject is user:NAME, key:FINGERPRINT or unknown, as it was when it was recorded"
         )
         raise NothingKeptError(f"no message is kept of {', '.join([*requests, *subjects])}", cure)
     readings: dict[str, list[dict[str, Any]]] = {}
