@@ -68,22 +68,24 @@ def find(home: Home, requests: Sequence[str], subjects: Sequence[str]) -> Erasur
     Raises NothingKeptError, NotWholeError and ManifestError.
     """
     named = Named(_raw_ids(home, requests), frozenset(subjects))
-    files = [(file, digest, ids) for file, digest in _files(home) if (ids := _ids(home, file, named))]
+    here = list(_files(home))
+    files = [(file, ids) for file, _ in here if (ids := _ids(home, file, named))]
     keys = tuple(key.id for key in BodyKeys(home).by_id().values() if key.subject in named.subjects)
     if not files and not keys:
         cure = (
-            "`tokenledger receipt ID` knows a request; a subject is user:NAME, key:FINGERPRINT or unknown, as it was when it was recorded"
+            "ids of clients and vendors are known once `tokenledger ledger --no-close` has run; "
+            "a subject is user:NAME, key:FINGERPRINT or unknown, as it was when it was recorded"
         )
         raise NothingKeptError(f"no message is kept of {', '.join([*requests, *subjects])}", cure)
     readings: dict[str, list[dict[str, Any]]] = {}
     if files:
-        since = date.fromisoformat(min(date_of(file) for file, _, _ in files)) - timedelta(days=CONTEXT_DAYS)
+        since = date.fromisoformat(min(date_of(file) for file, _ in files)) - timedelta(days=CONTEXT_DAYS)
         with as_read(home, since.isoformat()) as connection:
             more = _same_call(connection, named.raw_ids)
             named = Named(named.raw_ids | more, named.subjects)
-            mine = sorted(more.union(*(ids for _, _, ids in files)))
+            mine = sorted(more.union(*(ids for _, ids in files)))
             readings = {name: found for name in READINGS if (found := _rows(connection, name, mine))}
-    return Erasure(named, keys, tuple((file, digest) for file, digest in _files(home) if _ids(home, file, named)), readings)
+    return Erasure(named, keys, tuple((file, digest) for file, digest in here if _ids(home, file, named)), readings)
 
 
 def prepare(home: Home, found: Erasure) -> tuple[dict[str, Any], int]:

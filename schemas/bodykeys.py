@@ -8,6 +8,7 @@ another record, and facts that were changed, are found. Hashes and sizes in a re
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -87,7 +88,7 @@ class BodyKeys:
         return replace(named, content=nonce + key.cipher.encrypt(nonce, body.content, bound))
 
     def content(self, row: Mapping[str, Any]) -> bytes:
-        """The plain bytes of a recorded body, its fields by name. Raises NoKeyError, AlteredBodyError and BrokenKeyError."""
+        """The plain bytes of a recorded body, its fields by name. Raises NoKeyError and AlteredBodyError."""
         content: bytes = row["content"]
         if row.get("key") is None:
             return content
@@ -101,23 +102,29 @@ class BodyKeys:
             raise AlteredBodyError(what, "restore its file from a copy") from None
 
     def by_id(self) -> Mapping[str, BodyKey]:
-        """Every key of the home by its id. Raises BrokenKeyError."""
+        """Every key of the home by its id; a file that holds none is a key that is missing, to whoever needs it."""
         if self._by_id is None:
-            found = (_read(path) for path in sorted(self._folder.glob(f"[!.]*{SUFFIX}")))
-            self._by_id = {key.id: key for key in found if key is not None}
+            self._by_id = {}
+            for path in sorted(self._folder.glob(f"[!.]*{SUFFIX}")):
+                with contextlib.suppress(BrokenKeyError):
+                    if (key := _read(path)) is not None:
+                        self._by_id[key.id] = key
         return self._by_id
 
     def destroy(self, subject: str) -> None:
-        """Remove the keys of a subject for good, those of other homes too. Raises BrokenKeyError."""
-        for key in self.by_id().values():
-            if key.subject == subject:
-                self.remove(key)
+        """Remove the keys of a subject for good, those of other homes too."""
+        for path in {self._path(subject), *(key.path for key in self.by_id().values() if key.subject == subject)}:
+            self._remove(path)
 
     def remove(self, key: BodyKey) -> None:
-        """Remove one key for good, and what a crash left of its making."""
-        for left in (key.path, *self._folder.glob(f".{key.path.name}.*")):
+        """Remove one key for good."""
+        self._remove(key.path)
+
+    def _remove(self, path: Path) -> None:
+        for left in (path, *self._folder.glob(f".{path.name}.*")):  # these are what a crash left of its making
             left.unlink(missing_ok=True)
-        durable.sync(self._folder)
+        if self._folder.is_dir():
+            durable.sync(self._folder)
         self._by_id = None
 
     def _at_hand(self, subject: str) -> BodyKey | None:

@@ -115,6 +115,8 @@ def _frame_at(view: memoryview, offset: int) -> Frame | None:
         return None
     told = _told(content)
     part = orjson.loads(content[_JSON_LENGTH.size : told])
+    if is_emptied and part["k"] != "body":  # a flipped bit: nothing else has bytes to lose
+        return None
     fields: dict[str, Any] = part["r"]
     if part["k"] == "body":
         fields["content"] = bytes(content[told:])

@@ -157,6 +157,7 @@ def test_a_file_that_holds_no_key_is_named(home: Home) -> None:
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(BrokenKeyError, match=path.name):
         BodyKeys(home).of("user:ada")
+    assert BodyKeys(home).by_id() == {}
 
 
 def test_a_key_is_on_the_disk_before_its_first_body(tmp_path: Path) -> None:

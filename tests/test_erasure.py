@@ -20,6 +20,7 @@ from proxy.seal import seal
 from schemas import rawfile
 from schemas.bodykeys import BodyKeys
 from schemas.errors import LedgerError
+from schemas.frames import Frame, decode, emptied, encode
 from schemas.home import Home
 from schemas.instants import parse_instant
 from schemas.records import Body, Instant, Record
@@ -279,3 +280,21 @@ def test_what_is_not_there_is_said(open_month: Home, words: list[str], code: int
     assert erased(open_month, *words) == code
     assert said in capsys.readouterr().err
     assert recorded(open_month, "event") == []
+
+
+def test_a_frame_without_its_bytes_is_whole_at_every_moment() -> None:
+    """Its new head alone, as a crash would leave it, and its zeroed bytes read the same: the record, no bytes; every flipped bit is found."""
+    data = bytearray(encode(body("r1", 0, ASKED), 7) + encode(body("r2", 0, SAID), 8))
+    first, second = decode(bytes(data))
+    assert isinstance(first, Frame)
+    head, start = emptied(bytes(data), first)
+    data[: len(head)] = head
+    (between, _) = decode(bytes(data))
+    data[start : first.end] = bytes(first.end - start)
+    (after, rest) = decode(bytes(data))
+    assert between == after == replace(first, fields=first.fields | {"content": b""})
+    assert rest == second
+    for bit in range(start * 8):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        assert next(decode(bytes(flipped))) != after
