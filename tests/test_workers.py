@@ -22,11 +22,11 @@ from tests.upstream import Upstream
 CALLS = 24
 
 
-def workers(running: Sidecar) -> list[int]:
-    """The worker processes, by their command."""
+def workers(running: Sidecar, of: str = "proxy.workers") -> list[int]:
+    """The worker processes, or others that the proxy has started, by their command."""
     tasks = Path(f"/proc/{running.process.pid}/task").iterdir()
     children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    return [child for child in children if b"proxy.workers" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [child for child in children if of.encode() in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def counted(port: int) -> dict[str, float]:
