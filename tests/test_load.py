@@ -71,7 +71,7 @@ async def idle(home: Home, door: str, count: int, tell: Tell) -> None:
                 writer.close()
     assert each < 40_000
     tell("trust: streams held", len(opened))
-    tell(f"trust: bytes of memory for an idle stream at the {door} door", each)
+    tell(f"trust, most: bytes of memory for an idle stream at the {door} door", each)
 
 
 def cpu_s(pid: int) -> float:
