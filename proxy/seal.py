@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gc
+import logging
 import os
 import select
 import sys
@@ -21,6 +22,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from proxy import log
 from schemas import durable, manifest, rawfile, sharedkeys
 from schemas.errors import LedgerError
 from schemas.frames import Damage, Frame, decode
@@ -29,6 +31,8 @@ from schemas.manifest import Seal, SealedFile
 from schemas.rawstore import RawStore
 from schemas.records import ARROW, KINDS, Instant
 from schemas.spool import Slot, is_live, read_segment, slots
+
+_log = logging.getLogger("proxy.seal")  # also where it is the process's own module
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,9 +206,10 @@ def seal_until_eof(home: Home, every_s: float, store: RawStore | None) -> None:
             LedgerError,
             MemoryError,
         ) as error:  # a full disk, a broken manifest: the journal keeps all of it until it is mended
-            sys.stderr.write(f"sealing failed, and is tried again in {every_s:g} s: {error}\n")
+            _log.error("sealing failed, and is tried again in %g s: %s", every_s, error)
 
 
 if __name__ == "__main__":
+    log.to_stderr()
     _, root, seconds, *named = sys.argv
     seal_until_eof(Home(Path(root)), float(seconds), RawStore(named[0]) if named else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import signal
 import ssl
@@ -41,6 +42,7 @@ from schemas.fingerprint import home_key
 from schemas.home import Home
 from schemas.hosts import is_loopback
 
+_log = logging.getLogger(__name__)
 DRAIN_S = 30.0
 SEAL_EVERY_S = 10.0
 CLOCK_CHECK_S = 5.0
@@ -108,10 +110,12 @@ async def _serve(settings: Settings, say: Callable[[str], None]) -> int:
     try:
         async with AdminPort(settings.admin_port, figures) as admin, opened(settings) as running:
             sealer.start()
+            keeping = asyncio.create_task(sealer.keep())
             admin.ready = True
             say(" ".join(["ready", *(f"{name}={address}" for name, address in running.addresses.items())]))
             await running.until(stopped)
             admin.ready = False
+            await cancelled(keeping)
     finally:
         await asyncio.to_thread(sealer.stop)
     return 0
@@ -155,7 +159,7 @@ async def opened(settings: Settings) -> AsyncIterator[Running]:
                 addresses[name] = f"http://{shown(settings.host)}:{port}"
             unverified = [channel.name for channel in book.channels if channel.tls_unverified]
             for name in unverified:
-                sys.stderr.write(f"warning: the certificate of channel {name} is NOT verified (tls_unverified in channels.toml)\n")
+                _log.warning("the certificate of channel %s is NOT verified (tls_unverified in channels.toml)", name)
             begun = desk.event("proxy_started", book=book.digest, torn_bytes=journal.truncated_bytes, **addresses)
             await desk.tell([*(desk.event("tls_unverified", channel=name) for name in unverified), begun])
             pulse = Pulse(admission)
@@ -202,6 +206,14 @@ class Sealer:
         store = load_book(self._home.book).settings.raw.store
         command = [sys.executable, "-m", "proxy.seal", str(self._home.root), str(SEAL_EVERY_S), *([store] if store else [])]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+
+    async def keep(self) -> None:
+        """Start it again where it was killed, as by a kernel that is short of memory; for ever."""
+        while True:
+            await asyncio.sleep(SEAL_EVERY_S)
+            if self._process is not None and (code := self._process.poll()) is not None:
+                _log.error("the sealing process ended with %d, and is started again", code)
+                self.start()
 
     def stop(self) -> None:
         """Seal what is left, and end; after the journals are closed."""

@@ -56,7 +56,7 @@ def check(versions: Mapping[str, str]) -> None:
 def warnings(python: tuple[int, int, int] = sys.version_info[:3]) -> Iterator[str]:
     """What is said at the start and stops nothing: the interpreter is the machine's, not ours."""
     if python < PYTHON:
-        yield f"warning: Python {_text(python)} lacks fixes to ssl; {_text(PYTHON)} or later has them"
+        yield f"Python {_text(python)} lacks fixes to ssl; {_text(PYTHON)} or later has them"
 
 
 def _numbers(version: str) -> tuple[int, ...]:

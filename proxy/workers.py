@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import signal
 import sys
 from collections import Counter
@@ -21,6 +22,7 @@ from typing import Any
 import orjson
 import uvloop
 
+from proxy import log
 from proxy.admin import GAUGES, AdminPort, Figures
 from proxy.journal import slot_of
 from proxy.ports import reserve
@@ -29,6 +31,7 @@ from proxy.service import Sealer, Settings, opened, shown, stop_signal
 from schemas.errors import LedgerError
 from schemas.home import Home
 
+_log = logging.getLogger(__name__)
 RESTART_S = 1.0  # between a death and the next start, so that a worker that cannot live does not fill the journal's folder
 ANSWER_S = 5.0
 
@@ -73,7 +76,7 @@ class Worker:
             try:
                 await self.start()
             except LedgerError as error:
-                sys.stderr.write(f"a worker could not be started again, and is tried in {RESTART_S:g} s: {error}\n")
+                _log.error("a worker could not be started again, and is tried in %g s: %s", RESTART_S, error.what)
 
     async def figures(self) -> Figures:
         """What it and its predecessors counted; what it last told where it does not answer."""
@@ -123,7 +126,7 @@ async def _supervise(settings: Settings, say: Callable[[str], None]) -> int:
                 await workers[0].start()  # makes what a home lacks, and meets what is wrong with it, before the others do
                 await asyncio.gather(*(worker.start() for worker in workers[1:]))
                 sealer.start()
-                keeping = [asyncio.create_task(worker.keep()) for worker in workers]
+                keeping = [asyncio.create_task(sealer.keep()), *(asyncio.create_task(worker.keep()) for worker in workers)]
                 admin.ready = True
                 say(" ".join(["ready", *(f"{name}=http://{shown(settings.host)}:{port}" for name, port in addresses.items())]))
                 await stopped.wait()
@@ -170,6 +173,7 @@ def _tell(what: dict[str, Any]) -> None:
 
 def main() -> int:
     """A worker process: its settings are the one argument."""
+    log.to_stderr()
     told = orjson.loads(sys.argv[1])
     root, bundle = Path(told.pop("home")["root"]), told.pop("upstream_ca")
     modes = tuple(told.pop("forward_modes"))

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -135,15 +135,22 @@ def command(home: Home, *arguments: str) -> list[str]:
 
 
 @contextmanager
-def sidecar(home: Home, *arguments: str, environment: Mapping[str, str] | None = None, before: str = "") -> Iterator[Sidecar]:
-    """`tokenledger proxy` on free ports; ended with SIGTERM, and killed only if that fails. `before` is Python that its process runs first."""
+def sidecar(
+    home: Home, *arguments: str, environment: Mapping[str, str] | None = None, before: str = "", said: IO[bytes] | None = None
+) -> Iterator[Sidecar]:
+    """`tokenledger proxy` on free ports; ended with SIGTERM, and killed only if that fails.
+
+    `before` is Python that its process runs first; `said` takes its standard error.
+    """
     ports = ("--gateway-port", "0", "--forward-port", "0", "--admin-port", "0")
     words = command(home, "proxy", *ports, *arguments)
     process: subprocess.Popen[str] | Forked
-    if before or environment:  # what is imported may ask for it
+    if before or environment or said:  # what is imported may ask for it
         if before:
             words = [sys.executable, "-c", f"{before}\nimport tokenledger\ntokenledger.main()", *words[3:]]
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **(environment or {})})
+        process = subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=said, text=True, cwd=ROOT, env={**os.environ, **(environment or {})}
+        )
     else:
         process = Forked(words)
     try:

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import unicodedata
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
@@ -155,7 +156,7 @@ def _is_inert(cell: str) -> bool:
     return not cell.startswith(tuple(FORMULA_STARTS)) and not any(ord(char) < 32 and char not in "\t\r\n" for char in cell)
 
 
-def test_no_cell_of_a_spreadsheet_runs(folder: Path) -> None:
+def test_no_cell_of_a_spreadsheet_runs(folder: Path, record_property: Callable[[str, object], None]) -> None:
     """In csv, focus and xlsx each text is that of the rule, none is a formula, and every row is there."""
     with (folder / "m.csv").open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
@@ -178,9 +179,10 @@ def test_no_cell_of_a_spreadsheet_runs(folder: Path) -> None:
     assert str(body[-1][places["project"]].value).startswith("(40000 characters: sheet Long texts, from row")
     parts = [row for row in book["Long texts"].iter_rows(min_row=2, values_only=True) if row[2] == "project"]
     assert "".join(str(row[4]) for row in parts) == HOSTILE[-1]
+    record_property("trust: hostile cells x exports inert", 2 * len(HOSTILE))
 
 
-def test_parquet_jsonl_and_otlp_keep_each_text_exactly(folder: Path) -> None:
+def test_parquet_jsonl_and_otlp_keep_each_text_exactly(folder: Path, record_property: Callable[[str, object], None]) -> None:
     """What has types or escapes of its own gives back what was recorded, huge counts too."""
     table = pq.read_table(folder / "m.parquet")
     assert table.column("project").to_pylist() == list(HOSTILE)
@@ -196,9 +198,10 @@ def test_parquet_jsonl_and_otlp_keep_each_text_exactly(folder: Path) -> None:
                 if "parentSpanId" not in span:
                     projects[known["tokenledger.request_id"]] = known["tokenledger.project"]
     assert [projects[f"r{number:03d}"] for number in range(len(HOSTILE))] == list(HOSTILE)
+    record_property("trust: hostile cells x exports inert", 3 * len(HOSTILE))
 
 
-def test_the_books_hold_in_spite_of_every_text(folder: Path) -> None:
+def test_the_books_hold_in_spite_of_every_text(folder: Path, record_property: Callable[[str, object], None]) -> None:
     """bean-check and hledger find nothing, every transaction is there on its day, and each text is seen and not obeyed."""
     done = subprocess.run(
         [Path(sys.executable).with_name("bean-check"), folder / "m.beancount"], capture_output=True, text=True, check=False
@@ -223,12 +226,14 @@ def test_the_books_hold_in_spite_of_every_text(folder: Path) -> None:
     for form in ("beancount", "hledger"):
         written = (folder / f"m.{form}").read_text(encoding="utf-8")
         assert not {char for char in written if unicodedata.category(char) in ("Cc", "Cf") and char != "\n"}, form
+    record_property("trust: hostile cells x exports inert", 2 * len(HOSTILE))
 
 
-def test_focus_holds_in_spite_of_every_text(folder: Path) -> None:
+def test_focus_holds_in_spite_of_every_text(folder: Path, record_property: Callable[[str, object], None]) -> None:
     """Only placeholders that somebody really wrote are told of; types and rules hold in every row."""
     found = {violation.rule for violation in check(folder / "m.focus", "1.4")}
     assert found <= {"what is null is written as nothing"}
+    record_property("trust: hostile cells x exports inert", len(HOSTILE))
 
 
 def test_a_sheet_that_is_full_goes_on_in_the_next(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

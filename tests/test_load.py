@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
+import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from proxy.journal import ADMIN_SLOT, Journal
+from schemas import manifest
 from schemas.home import Home
 from tests.bulk import Bulk, digest, download, forget_peak, idle_stream, leave, memory, upload
-from tests.sidecar import Way, recorded, sidecar, write_book
+from tests.rawdata import call
+from tests.sidecar import Way, free_port, recorded, sidecar, write_book
 from tests.test_admission import HASTE
 from tests.test_relay import DOORS
+from tests.test_resources import sealer
 
 Tell = Callable[[str, object], None]
 MIB = 1 << 20
@@ -62,12 +70,91 @@ async def idle(home: Home, door: str, count: int, tell: Tell) -> None:
             await leave(opened)
     assert each < 40_000
     tell("trust: streams held", len(opened))
-    tell(f"trust: bytes of memory for an idle stream at the {door} door", each)
+    tell(f"trust, most: bytes of memory for an idle stream at the {door} door", each)
+
+
+def cpu_s(pid: int) -> float:
+    """Seconds of processor time that a process has had."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def sealed_rows(home: Home) -> int:
+    return sum(file.rows for line in manifest.read(home.manifest) for file in line.files)
+
+
+def looks(port: int) -> tuple[int, int]:
+    """How often the proxy's event loop was looked at, and how often it was then no later than 20 ms."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        text = answer.read().decode()
+    every, soon = (re.search(rf'loop_lag_seconds_bucket{{le="{le}"}} (\d+)', text) for le in (r"\+Inf", "0.02"))
+    assert every is not None
+    assert soon is not None
+    return int(every[1]), int(soon[1])
+
+
+async def sealing(home: Home, calls: int, tell: Tell) -> tuple[float, float, float]:
+    """Seal so many calls beside the doors: processor seconds of the proxy and of the sealing, and the share of looks within 20 ms."""
+    write_book(home, [Way("official", "http://127.0.0.1:9/v1")])
+    journal = Journal(home, ADMIN_SLOT)
+    for number in range(0, calls, 500):
+        journal.append_wait([record for at in range(number, number + 500) for record in call(f"n{at}")])
+    journal.close()
+    port = free_port()
+    with sidecar(home, "--admin-port", str(port), before="import proxy.service as s; s.SEAL_EVERY_S = 0.1") as running:
+        before, seals = cpu_s(running.process.pid), await sealer(running)
+        for _ in range(6000):
+            if sealed_rows(home) >= 3 * calls:
+                break
+            await asyncio.sleep(0.05)
+        assert sealed_rows(home) >= 3 * calls
+        spent, sealing = cpu_s(running.process.pid) - before, cpu_s(seals)
+        every, soon = await asyncio.to_thread(looks, port)
+    tell("trust: looks at the event loop while sealing", every)
+    tell("trust: of them within 20 ms", soon)
+    return spent, sealing, soon / every
+
+
+async def test_sealing_takes_nothing_from_the_doors_process(home: Home, record_property: Tell) -> None:
+    """While thousands of records are sealed, their work is another process's: the doors' own has a small part of its processor time."""
+    spent, sealing_s, _ = await sealing(home, 10_000, record_property)
+    assert spent < sealing_s / 3
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+async def test_the_event_loop_is_on_time_while_sealing(home: Home, record_property: Tell) -> None:
+    """99 of 100 looks find it no later than 20 ms."""
+    *_, share = await sealing(home, 300_000, record_property)
+    assert share >= 0.99
 
 
 async def test_large_bodies_cost_no_memory(home: Home, record_property: Tell) -> None:
     """200 MB each way; `make soak` sends 1 GiB."""
     await bodies(home, 200 * MIB, record_property)
+
+
+async def hasty(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A vendor that refuses a body by its head, reads no more of it, and leaves."""
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 413 Content Too Large\r\nContent-Type: application/json\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+    await writer.drain()
+    await asyncio.sleep(0.5)  # a vendor's balancer lingers, so that the answer is not torn down with the connection
+    writer.close()
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_an_answer_before_the_body_is_taken_is_the_answer(home: Home, door: str) -> None:
+    """Upstream refuses a large body at its head: the client hears that, and so does the record."""
+    server = await asyncio.start_server(hasty, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        write_book(home, [Way("official", f"http://127.0.0.1:{port}/v1", rules="max_retries = 0")])
+        with sidecar(home) as running:
+            url, base = (running.gateway, "") if door == "gateway" else (running.forward, f"http://127.0.0.1:{port}")
+            assert await upload(url, f"{base}/v1/files", 40 * MIB) == "{}"
+    (end,) = recorded(home, "response")
+    assert (end["http_status"], end["ending"]) == (413, "complete")
 
 
 @pytest.mark.parametrize("door", DOORS)

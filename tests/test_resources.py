@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +24,7 @@ from tests.clients import Door
 from tests.rawdata import rows
 from tests.sidecar import ROOT, Sidecar, Way, command, free_port, recorded, sidecar, write_book
 from tests.test_relay import JSON, client, said
-from tests.test_workers import counted
+from tests.test_workers import counted, workers
 from tests.upstream import Upstream
 
 SOME_BYTES = 64  # below where the journal writes, above the note of what was lost
@@ -115,6 +117,26 @@ async def test_too_many_open_files_end_with_those_that_hold_them(home: Home) -> 
         row["request_id"] for row in recorded(home, "response") if row["ordinal"]
     }
     assert len(upstream.seen) == 2
+
+
+async def sealer(running: Sidecar, other_than: int = 0) -> int:
+    """The sealing process, once there is one."""
+    for _ in range(400):
+        found = [pid for pid in workers(running, "proxy.seal") if pid != other_than]
+        if found:
+            return found[0]
+        await asyncio.sleep(0.05)
+    raise AssertionError("nobody seals")
+
+
+async def test_a_sealer_that_is_killed_is_started_again(home: Home) -> None:
+    """As a kernel does that is short of memory: another one seals on."""
+    async with Upstream() as upstream:
+        write_book(home, [Way("official", upstream.base_url)])
+        with sidecar(home, before="import proxy.service as s; s.SEAL_EVERY_S = 0.2") as running:
+            first = await sealer(running)
+            os.kill(first, signal.SIGKILL)
+            assert await sealer(running, other_than=first) != first
 
 
 @pytest.fixture(scope="module")

@@ -52,5 +52,5 @@ def test_a_part_with_a_known_hole_keeps_the_doors_shut(name: str, version: str) 
 
 def test_an_old_interpreter_is_told_and_stops_nothing() -> None:
     """Numbers are compared as numbers: 3.11.9 is older than 3.11.18."""
-    assert [*warnings((3, 11, 9))] == ["warning: Python 3.11.9 lacks fixes to ssl; 3.11.18 or later has them"]
+    assert [*warnings((3, 11, 9))] == ["Python 3.11.9 lacks fixes to ssl; 3.11.18 or later has them"]
     assert [*warnings((3, 11, 18))] == [*warnings((3, 12, 0))] == []

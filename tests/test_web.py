@@ -11,7 +11,7 @@ import subprocess
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -434,13 +434,14 @@ def asked(pages: str, query: str, form: str = "table") -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("query", ESCAPES)
-def test_the_box_reaches_nothing_but_the_ledger(pages: str, query: str) -> None:
+def test_the_box_reaches_nothing_but_the_ledger(pages: str, query: str, record_property: Callable[[str, object], None]) -> None:
     """Files, network, settings and changes are refused with DuckDB's words."""
     before = set(Path("/tmp").glob("escaped*"))
     status, text = asked(pages, query)
     assert status == 400, text
     assert "Error" in text
     assert set(Path("/tmp").glob("escaped*")) == before
+    record_property("trust: SQL-box escapes refused", 1)
 
 
 def test_the_box_ends_what_takes_too_much(pages: str) -> None:

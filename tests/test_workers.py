@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import resource
 import signal
 import urllib.request
 from pathlib import Path
 
 import httpx2
 
+from proxy.admission import places_of
 from schemas.home import Home
+from tests.bulk import memory
 from tests.certs import Authority
 from tests.clients import Door
 from tests.conftest import PRICES
@@ -22,17 +25,17 @@ from tests.upstream import Upstream
 CALLS = 24
 
 
-def workers(running: Sidecar) -> list[int]:
-    """The worker processes, by their command."""
+def workers(running: Sidecar, of: str = "proxy.workers") -> list[int]:
+    """The worker processes, or others that the proxy has started, by their command."""
     tasks = Path(f"/proc/{running.process.pid}/task").iterdir()
     children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    return [child for child in children if b"proxy.workers" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [child for child in children if of.encode() in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def counted(port: int) -> dict[str, float]:
     """What /metrics says."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        return {name: float(value) for name, value in re.findall(r"(?m)^tokenledger_(\w+) ([\d.]+)$", answer.read().decode())}
+        return {name: float(value) for name, value in re.findall(r"(?m)^tokenledger_(\w+) ([\d.e+-]+)$", answer.read().decode())}
 
 
 async def ask(door: Door, count: int) -> list[str]:
@@ -63,6 +66,9 @@ async def test_two_workers_are_one_proxy(home: Home, authority: Authority) -> No
             assert set(ids) <= by_writer
             told = await asyncio.to_thread(counted, admin)
             assert (told["requests_total"], told["closed_total"], told["live_attempts"]) == (2 * CALLS, 2 * CALLS, 0)
+            assert told["places"] == 2 * places_of(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+            assert told["resident_bytes"] > 1.5 * max(memory(pid) for pid in first)
+            assert told["loop_lag_seconds_count"] > told["loop_lag_seconds_sum"] > 0
 
             os.kill(first[0], signal.SIGKILL)
             async with asyncio.timeout(60):

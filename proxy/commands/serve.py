@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import click
 
-from proxy import versions
+from proxy import log, versions
 from proxy.service import Settings, run
 from proxy.workers import supervise
 from schemas.home import Home
@@ -56,9 +57,10 @@ def proxy(
     """
     if no_gateway and no_forward:
         raise click.UsageError("--no-gateway and --no-forward together leave no door open")
+    log.to_stderr()
     versions.check(versions.installed())
     for warning in versions.warnings():
-        click.echo(warning, err=True)
+        logging.getLogger("proxy").warning(warning)
     settings = Settings(
         home=home,
         host=host,
