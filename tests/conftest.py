@@ -63,7 +63,10 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, the others in their order."""
+    """The longest files first, the others in their order; and what tells a number belongs to the table of `make soak`, whatever it takes."""
+    for item in items:
+        if "record_property" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.trust)
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
@@ -75,13 +78,6 @@ def pytest_report_header() -> str:
     shown = ", ".join(f"{count} {table}" for table, count in told.items())
     ways = sum(len(case.doors) for case in found)
     return f"golden: {len(found)} cases, {ways} journeys, {len(sockets())} connections; rows of the wire with a case: {shown}"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What tells a number belongs to the table of `make soak`, whatever it takes."""
-    for item in items:
-        if "record_property" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.trust)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
