@@ -101,14 +101,14 @@ LAWS: tuple[Law, ...] = (
         "concat_ws(',', coalesce(u.channel, '*'), coalesce(u.upstream_model, '*'), u.meter, 'PRICE', "
         f"CASE WHEN u.meter IN ({_TOKENS}) THEN '1000000' ELSE '1' END, min(l.currency), {_SINCE}, ',charge,,,,,SOURCE,NOTE') "
         f"{_WITHOUT} NOT starts_with(u.reason, 'no exchange rate') GROUP BY u.channel, u.upstream_model, u.meter ORDER BY ALL",
-        "add the row to book/rates.csv: SUBJECT; then tokenledger ledger",
+        "add the row to book/rates.csv: SUBJECT; then tokenledger rates check",
         wants_row=True,
     ),
     Law(
         "SELECT count(DISTINCT u.request_id) || ' requests: ' || u.reason, "
         f"concat_ws(',', regexp_extract(u.reason, '^no exchange rate for ([^:]+)', 1), 'RATE', {_SINCE}, ',SOURCE,NOTE') "
         f"{_WITHOUT} starts_with(u.reason, 'no exchange rate') GROUP BY u.reason ORDER BY ALL",
-        "add the row to book/fx.csv: SUBJECT; then tokenledger ledger",
+        "add the row to book/fx.csv: SUBJECT; then tokenledger rates check",
         wants_row=True,
     ),
     Law(

@@ -260,7 +260,7 @@ REFUSALS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("file", "old", "new", "place", "words"), REFUSALS, ids=[f"{case[3]}-{n}" for n, case in enumerate(REFUSALS)])
+@pytest.mark.parametrize(("file", "old", "new", "place", "words"), REFUSALS, ids=[f"{case[0]} {n}" for n, case in enumerate(REFUSALS)])
 def test_a_refusal_names_file_line_field_value_and_cure(tmp_path: Path, file: str, old: str, new: str, place: str, words: str) -> None:
     """One spoiled place gives an error that begins with that place and says what to write instead."""
     assert old in SMALL[file]

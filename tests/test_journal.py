@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -156,6 +158,7 @@ def test_short_writes_are_finished(home: Home, monkeypatch: pytest.MonkeyPatch) 
 
 WRITER = """
 import sys
+import threading
 from pathlib import Path
 from proxy.journal import PROXY_SLOT, Journal
 from schemas.home import Home
@@ -195,3 +198,66 @@ def test_a_text_that_is_no_unicode_fails_alone(home: Home) -> None:
     journal.append_wait([event("next")])
     journal.close()
     assert names(home) == ["next"]
+
+
+def test_a_closed_journal_takes_nothing(home: Home) -> None:
+    """What comes after the close is refused at once, and nothing of it is written."""
+    journal = Journal(home, PROXY_SLOT)
+    journal.append_wait([event("a")])
+    journal.close()
+    with pytest.raises(JournalError, match="the journal is closed"):
+        journal.append_wait([event("b")])
+    assert journal.queued == 0
+    assert names(home) == ["a"]
+
+
+@pytest.mark.parametrize("broken", ["a segment is a folder", "no room for a segment"])
+def test_a_journal_that_cannot_begin_gives_its_slot_back(home: Home, broken: str) -> None:
+    """What is in the way is told with a cure; once it is gone the slot can be taken."""
+    begun = Journal(home, PROXY_SLOT)
+    begun.close()
+    stone = begun.folder / f"{9:020d}.seg"
+    if broken == "a segment is a folder":
+        stone.mkdir()
+    with pytest.raises(JournalUnusableError) as refused:
+        Journal(home, PROXY_SLOT, segment_bytes=1 << 62)
+    assert "free space there" in refused.value.cure
+    if stone.exists():
+        stone.rmdir()
+    append_once(home, PROXY_SLOT, [event("a")])
+    assert names(home) == ["a"]
+
+
+async def test_who_stopped_waiting_stops_nobody_else(home: Home) -> None:
+    """A cancelled wait, and one whose loop is gone: both records are written, and the next writer is told so."""
+    journal = Journal(home, PROXY_SLOT)
+    journal.append([event("a")]).cancel()
+
+    async def leave() -> None:
+        journal.append([event("b")])
+
+    await asyncio.to_thread(asyncio.run, leave())
+    await journal.append([event("c")])
+    journal.close()
+    assert sorted(names(home)) == ["a", "b", "c"]
+
+
+async def test_a_disk_that_is_gone_is_told_to_who_waits(home: Home) -> None:
+    """Without its folder the journal can open no fresh segment: the waiter hears it, and the close still ends."""
+    journal = Journal(home, PROXY_SLOT)
+    os.close(journal._fd)
+    shutil.rmtree(journal.folder)
+    with pytest.raises(JournalError, match="No such file or directory"):
+        await journal.append([event("a")])
+    journal.close()
+
+
+def test_a_slot_is_waited_for_as_long_as_was_said(home: Home) -> None:
+    """The one that holds it lets go meanwhile, and both records are there."""
+    first = Journal(home, PROXY_SLOT)
+    first.append_wait([event("a")])
+    waiting = threading.Thread(target=append_once, args=(home, PROXY_SLOT, [event("b")]))
+    waiting.start()
+    first.close()
+    waiting.join()
+    assert names(home) == ["a", "b"]

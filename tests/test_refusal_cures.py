@@ -67,11 +67,10 @@ def refused(said: str) -> list[Refusal]:
 def typed(home: Home, cure: str) -> int:
     """Do what the cure says: write the row it shows, or run the command it ends with."""
     said = re.sub(r"\b(" + "|".join(WORDS) + r")\b", lambda word: WORDS[word[0]], cure)
-    row = re.match(r"add the row to (book/\w+\.csv): (.*); then tokenledger ledger", said)
+    row = re.match(r"add the row to (book/\w+\.csv): (.*); then tokenledger rates check", said)
     if row:
         with (home.root / row[1]).open("a") as file:
             file.write(row[2] + "\n")
-        return 0
     return tokenledger.run(shlex.split(said[said.rindex("tokenledger ") :])[1:])
 
 
