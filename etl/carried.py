@@ -313,6 +313,7 @@ _NO_STATEMENT = (
 
 def settle(connection: duckdb.DuckDBPyConnection, edition: Edition, closed: Closed) -> int:
     """Write what was made of single requests into the edition, whose rows later models read by the same names; how many tables."""
+    connection.execute("CREATE TABLE first_open AS SELECT min(starts_at) AS starts_at FROM book_period WHERE service_period = period")
     if edition.goes_on:
         _go_on_from_statement(connection, closed)
         dropped = [Change(BY_NAME["wallet_statement"], "", _condition("wallet_statement", closed))]
@@ -328,7 +329,6 @@ def settle(connection: duckdb.DuckDBPyConnection, edition: Edition, closed: Clos
         connection.execute(f'DROP TABLE "{name}"')
         connection.execute(f'CREATE VIEW "{name}" AS SELECT * FROM published."{name}"')
     first = "posted_at >= (SELECT starts_at FROM first_open)" if closed.seals else "true"
-    connection.execute("CREATE TABLE first_open AS SELECT min(starts_at) AS starts_at FROM book_period WHERE service_period = period")
     connection.execute(f"CREATE VIEW earlier_statement AS SELECT * FROM published.wallet_statement WHERE {first}")
     return len(own)
 
@@ -341,6 +341,8 @@ def _condition(name: str, closed: Closed) -> str | None:
 def _go_on_from_statement(connection: duckdb.DuckDBPyConnection, closed: Closed) -> None:
     """Find the first leg or hold that changed; legs from there on join `wallet_legs`, and `opening` is what those before left."""
     gone = f"{closed.is_open} AND (kind NOT IN ('charge', 'suspense') OR request_id IN (SELECT request_id FROM stale_request))"
+    # a hold of a closed month may end now; what that month's legs were followed by stays as it was sealed
+    floor = "(SELECT starts_at FROM first_open)" if closed.seals else "TIMESTAMP '0001-01-01 00:00:00'"
     columns = ", ".join(column for column in BY_NAME["wallet_holds"].column_names)
     holds = [f"SELECT {columns} FROM {place}wallet_holds" for place in ("memory.", "published.")]
     legs = ("entry_id, posted_at, period, wallet, bucket, kind, amount, request_id, actor, reason, currency",)
@@ -348,7 +350,7 @@ def _go_on_from_statement(connection: duckdb.DuckDBPyConnection, closed: Closed)
     connection.execute(
         f"""
         CREATE TABLE stated_from AS
-        SELECT coalesce(min("at"), TIMESTAMP '9999-12-31 00:00:00') AS "at" FROM (
+        SELECT greatest(coalesce(min("at"), TIMESTAMP '9999-12-31 00:00:00'), {floor}) AS "at" FROM (
             SELECT posted_at AS "at" FROM (({own} EXCEPT {theirs}) UNION ALL ({theirs} EXCEPT {own}))
             UNION ALL
             SELECT placed_at FROM (({holds[0]} EXCEPT {holds[1]}) UNION ALL ({holds[1]} EXCEPT {holds[0]}))

@@ -130,7 +130,8 @@ def test_what_comes_later_changes_what_it_touches(home: Home, tmp_path: Path) ->
 def test_closed_months_stay_where_they_are(home: Home, tmp_path: Path) -> None:
     """A closed month's rows are carried over: beside new calls, late ones, entries about it, and when the next month closes too."""
     archive = recording(home)
-    archive.seal([topup("e0", "5", at=NOON - DAY), *many(40)])
+    hold = {"amount": "1", "wallet": "research", "bucket": "official_credit", "until": "2026-12-01T00:00:00Z"}
+    archive.seal([topup("e0", "5", at=NOON - DAY), *many(40), entry("h0", NOON, event="wallet_hold", **hold)])
     assert close(home, AS_OF).closed == ("2026-10",)
     assert differences(whole(home, tmp_path), home.ledger_file) == {}
     archive.seal(many(30, NOVEMBER, "m"))
@@ -139,6 +140,7 @@ def test_closed_months_stay_where_they_are(home: Home, tmp_path: Path) -> None:
     archive.seal(
         [
             *call("late", NOON + DAY),
+            entry("h1", NOVEMBER + SECOND, event="wallet_release", hold="h0"),
             response("n1", at=NOON + DAY, usage=usage(1, 1)),
             entry(
                 "e1", NOVEMBER + DAY, event="wallet_refund", amount="0.00001", wallet="research", bucket="official_credit", request_id="n5"
