@@ -123,7 +123,7 @@ def register_scope(connection: duckdb.DuckDBPyConnection, closed: Closed, source
     register_closed(connection, closed)
     event = "ANTI JOIN closed_event c ON r.event_id = c.event_id" if closed.seals else ""
     connection.execute(f"CREATE VIEW raw_event AS SELECT r.* FROM all_event r {event}")
-    if closed.in_edition and basis and basis.book == book.digest and _is_plain(connection, sources, book) and _is_little(connection):
+    if closed.in_edition and basis and basis.book == book.digest and _is_plain(connection, closed, sources, book) and _is_little(connection):
         _narrow(connection, sources)
     else:
         _everything_open(connection, closed)
@@ -153,9 +153,9 @@ _REPLACED = """
 """
 
 
-def _is_plain(connection: duckdb.DuckDBPyConnection, sources: Sources, book: Book) -> bool:
+def _is_plain(connection: duckdb.DuckDBPyConnection, closed: Closed, sources: Sources, book: Book) -> bool:
     """Whether no request's charge hangs on all others' (free allowances), every file could be read, and nothing that was lost came back."""
-    ((unread,),) = connection.execute(_UNREAD).fetchall()
+    ((unread,),) = connection.execute(f"{_UNREAD} AND {closed.is_open}").fetchall()
     before: dict[str, int] = dict(connection.execute("SELECT writer, last_seq FROM published.build_inputs").fetchall())
     return (
         not unread
@@ -166,10 +166,12 @@ def _is_plain(connection: duckdb.DuckDBPyConnection, sources: Sources, book: Boo
 
 
 _UNREAD = """
-    SELECT count(*) FROM published.data_quality WHERE kind = 'quarantined_file' OR (
-        kind IN ('loss', 'damage')
-        AND (kind, subject) NOT IN (SELECT (kind, subject) FROM source_finding)
-        AND subject NOT IN (SELECT event_id FROM published.audit_trail)
+    SELECT count(*) FROM published.data_quality WHERE (
+        kind = 'quarantined_file' OR (
+            kind IN ('loss', 'damage')
+            AND (kind, subject) NOT IN (SELECT (kind, subject) FROM source_finding)
+            AND subject NOT IN (SELECT event_id FROM published.audit_trail)
+        )
     )
 """
 
