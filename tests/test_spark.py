@@ -42,6 +42,7 @@ def build_twice(master: str, home: Home, as_of: str, folder: Path) -> dict[str, 
         assert done.returncode == 0, done.stderr
         if not options:
             here.write_bytes(home.ledger_file.read_bytes())
+            home.ledger_file.unlink()  # else the cluster would go on from it, and make nothing
     return differences(here, home.ledger_file)
 
 
