@@ -6,6 +6,7 @@ publishes nothing, so that a receipt can be shown a second after its call.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -44,6 +45,7 @@ from schemas.home import Home
 from schemas.records import Event
 
 LOCK_FILE = "build.lock"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DIGEST_FILE = "ledger.duckdb.sha256"
 RECOUNT = "33"  # the last step that reads bodies
 CONTEXT_DAYS = 3  # how far back a preview looks for what a new record belongs to; an SDK's retries come within one
@@ -144,7 +146,7 @@ def build_locked(
             result = _result(connection, home.ledger_file, book, sources)
             issue.publish()
         digest = sha256_of(home.ledger_file)
-        basis_digest = write_basis(home, digest, book, closed)
+        basis_digest = write_basis(home, digest, book, closed, sources)
         durable.replace(home.ledger / DIGEST_FILE, digest_lines(home, digest, basis_digest))
         with open_ledger(home) as published:
             spend.write(home.spend_file, spending(published))
@@ -228,6 +230,10 @@ def lock(home: Home) -> Iterator[Path]:
         yield spill_to
         shutil.rmtree(spill_to, ignore_errors=True)
     except duckdb.IOException as error:
+        raise NotWrittenError(home, str(error)) from None
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
         raise NotWrittenError(home, str(error)) from None
     except (duckdb.OutOfMemoryException, MemoryError) as error:
         raise NoMemoryError(str(error) or "nothing is left") from None

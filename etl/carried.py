@@ -80,6 +80,7 @@ class Basis:
     code: str
     book: str
     seals: tuple[str, ...]
+    bodies: dict[str, list[int]]  # size and instant of change (ns) of each file of bodies that was at hand, and of each key of theirs
 
     def carries(self, closed: Closed) -> bool:
         """Whether the months that it knew as closed still are, and the code that made it is this."""
@@ -107,12 +108,25 @@ def read_basis(home: Home) -> Basis | None:
         return None
 
 
-def write_basis(home: Home, sha256: str, book: Book, closed: Closed) -> str:
+def write_basis(home: Home, sha256: str, book: Book, closed: Closed, sources: Sources) -> str:
     """Say what the published ledger was made from; the SHA-256 of that."""
-    basis = Basis(sha256, code_digest(), book.digest, tuple(seal.hash for seal in closed.seals))
+    seals = tuple(seal.hash for seal in closed.seals)
+    basis = Basis(sha256, code_digest(), book.digest, seals, {**_stamps(_bodies(sources)), **_stamps(_keys(home))})
     content = orjson.dumps(asdict(basis), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     durable.replace(home.ledger / BASIS_FILE, content)
     return hashlib.sha256(content).hexdigest()
+
+
+def _bodies(sources: Sources) -> dict[str, Path]:
+    return {file.path: sources.raw / file.path for file in sources.body_files}
+
+
+def _keys(home: Home) -> dict[str, Path]:
+    return {f"keys/{path.name}": path for path in sorted(home.body_keys.glob("*"))}
+
+
+def _stamps(paths: dict[str, Path]) -> dict[str, list[int]]:
+    return {name: [found.st_size, found.st_mtime_ns] for name, path in paths.items() if path.exists() and (found := path.stat())}
 
 
 # ---- before the models ----
@@ -123,7 +137,14 @@ def register_scope(connection: duckdb.DuckDBPyConnection, closed: Closed, source
     register_closed(connection, closed)
     event = "ANTI JOIN closed_event c ON r.event_id = c.event_id" if closed.seals else ""
     connection.execute(f"CREATE VIEW raw_event AS SELECT r.* FROM all_event r {event}")
-    if closed.in_edition and basis and basis.book == book.digest and _is_plain(connection, closed, sources, book) and _is_little(connection):
+    if (
+        closed.in_edition
+        and basis is not None
+        and basis.book == book.digest
+        and _are_there(closed.home, sources, basis)
+        and _is_plain(connection, closed, sources, book)
+        and _is_little(connection)
+    ):
         _narrow(connection, sources)
     else:
         _everything_open(connection, closed)
@@ -153,6 +174,13 @@ _REPLACED = """
 """
 
 
+def _are_there(home: Home, sources: Sources, basis: Basis) -> bool:
+    """Whether the bodies that requests were counted from, and the keys of theirs, are what they were: else they are counted again."""
+    bodies = _bodies(sources)
+    now = {**_stamps(bodies), **_stamps(_keys(home))}
+    return all(now.get(name) == stamp for name, stamp in basis.bodies.items() if name in bodies or name.startswith("keys/"))
+
+
 def _is_plain(connection: duckdb.DuckDBPyConnection, closed: Closed, sources: Sources, book: Book) -> bool:
     """Whether no request's charge hangs on all others' (free allowances), every file could be read, and nothing that was lost came back."""
     ((unread,),) = connection.execute(f"{_UNREAD} AND {closed.is_open}").fetchall()
@@ -167,7 +195,7 @@ def _is_plain(connection: duckdb.DuckDBPyConnection, closed: Closed, sources: So
 
 _UNREAD = """
     SELECT count(*) FROM published.data_quality WHERE (
-        kind = 'quarantined_file' OR (
+        kind IN ('quarantined_file', 'missing_key', 'altered_body') OR (
             kind IN ('loss', 'damage')
             AND (kind, subject) NOT IN (SELECT (kind, subject) FROM source_finding)
             AND subject NOT IN (SELECT event_id FROM published.audit_trail)

@@ -51,6 +51,7 @@ def test_ten_million_specks_sum_exactly(tmp_path: Path) -> None:
         for name in ("admin_legs", "reversal_legs"):
             connection.execute(f"CREATE TABLE {name} AS SELECT *, NULL::VARCHAR AS reverses FROM charge_legs LIMIT 0")
         connection.execute(f"CREATE VIEW journal AS {models['journal'].select}")
+        connection.execute(f"CREATE VIEW wallet_statement AS {models['wallet_legs'].select}")
         connection.execute("CREATE TABLE setting AS SELECT TIMESTAMP '2026-11-01' AS as_of")
         connection.execute("CREATE TABLE opening AS SELECT wallet, bucket, currency, amount AS balance FROM charge_legs LIMIT 0")
         connection.execute("CREATE TABLE wallet_holds AS SELECT *, posted_at AS placed_at, posted_at AS ends_at FROM charge_legs LIMIT 0")
