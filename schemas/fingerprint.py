@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from functools import lru_cache
 
 from schemas import durable
 from schemas.errors import LedgerError
@@ -19,7 +20,15 @@ class BrokenKeyError(LedgerError):
 
 def fingerprint(key: bytes, credential: str) -> str:
     """`fp_` and 32 hex digits: the first 128 bits of HMAC-SHA256 over the bare credential (no `Bearer `)."""
-    return PREFIX + hmac.digest(key, credential.encode("utf-8", "surrogateescape"), "sha256").hex()[:32]
+    keyed = _keyed(key).copy()
+    keyed.update(credential.encode("utf-8", "surrogateescape"))
+    return PREFIX + keyed.hexdigest()[:32]
+
+
+@lru_cache(maxsize=4)
+def _keyed(key: bytes) -> hmac.HMAC:
+    """The start of every fingerprint under a key: making it anew took a tenth of what a request costs at the gateway."""
+    return hmac.new(key, digestmod="sha256")
 
 
 def home_key(home: Home) -> bytes:
