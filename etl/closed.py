@@ -223,7 +223,8 @@ def register_settled(connection: duckdb.DuckDBPyConnection, journal: str | None,
 
     Of a transaction come its own legs, what reversed it, and what its request was refunded.
     """
-    if journal is None or statement is None:
+    ((reversals,),) = connection.execute("SELECT count(*) FROM raw_event WHERE event = 'wallet_reverse'").fetchall()
+    if journal is None or statement is None or not reversals:
         table(connection, "closed_leg", _LEG.empty_table())
     else:
         connection.execute(
