@@ -136,16 +136,21 @@ def command(home: Home, *arguments: str) -> list[str]:
 
 @contextmanager
 def sidecar(
-    home: Home, *arguments: str, environment: Mapping[str, str] | None = None, before: str = "", said: IO[bytes] | None = None
+    home: Home,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    before: str = "",
+    said: IO[bytes] | None = None,
+    cold: bool = False,
 ) -> Iterator[Sidecar]:
     """`tokenledger proxy` on free ports; ended with SIGTERM, and killed only if that fails.
 
-    `before` is Python that its process runs first; `said` takes its standard error.
+    `before` is Python that its process runs first; `said` takes its standard error. A `cold` one has its memory to itself from the start.
     """
     ports = ("--gateway-port", "0", "--forward-port", "0", "--admin-port", "0")
     words = command(home, "proxy", *ports, *arguments)
     process: subprocess.Popen[str] | Forked
-    if before or environment or said:  # what is imported may ask for it
+    if before or environment or said or cold:  # what is imported may ask for it
         if before:
             words = [sys.executable, "-c", f"{before}\nimport tokenledger\ntokenledger.main()", *words[3:]]
         process = subprocess.Popen(

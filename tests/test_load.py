@@ -23,6 +23,7 @@ from tests.test_resources import sealer
 
 Tell = Callable[[str, object], None]
 MIB = 1 << 20
+FIRST = 100
 FORM = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\n%s\r\n--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
 
 
@@ -58,15 +59,15 @@ async def idle(home: Home, door: str, count: int, tell: Tell) -> None:
     """So many streams that say nothing: each costs less than 40 KB."""
     async with Bulk() as upstream:
         write_book(home, [Way("official", upstream.base_url)], settings=HASTE)
-        with sidecar(home) as running:
+        with sidecar(home, cold=True) as running:
             pid = running.process.pid
             url, base = (running.gateway, "") if door == "gateway" else (running.forward, f"http://127.0.0.1:{upstream.port}")
-            opened = [await idle_stream(url, f"{base}/v1/idle") for _ in range(32)]  # what is loaded at first use
+            opened = [await idle_stream(url, f"{base}/v1/idle") for _ in range(FIRST)]  # what is loaded at first use
             before = memory(pid)
             for _ in range(0, count, 50):
                 opened += await asyncio.gather(*[idle_stream(url, f"{base}/v1/idle") for _ in range(50)])
             each = (memory(pid) - before) // count
-            assert [status for status, _, _ in opened] == [200] * (count + 32)
+            assert [status for status, _, _ in opened] == [200] * (count + FIRST)
             await leave(opened)
     assert each < 40_000
     tell("trust: streams held", len(opened))
