@@ -247,7 +247,8 @@ def ledger(  # noqa: PLR0913, PLR0917  a command takes one argument for each of 
         closes = not no_close and reopen is None
         done = closing.close(home, now, period=period, closes=closes, progress=lambda step: _say(str(step)), engine=runs)
     result = done.built
-    _say(f"published {result.path}: {result.requests} requests, {result.attempts} attempts, {result.seconds:.1f} s")
+    made = "" if result.made == result.requests else f" ({result.made} of them made now, the others stand)"
+    _say(f"published {result.path}: {result.requests} requests{made}, {result.attempts} attempts, {result.seconds:.1f} s")
     for month in done.closed:
         _say(f"closed {month}: {home.ledger / month}")
     for month in done.verified:

@@ -80,6 +80,7 @@ class BuildResult:
 
     path: Path
     requests: int
+    made: int  # of them, those that this build made; the others stand as they were published before
     attempts: int
     charged: Decimal  # the sum of all known charges
     currency: str
@@ -191,9 +192,9 @@ def _models() -> tuple[Model, ...]:
 
 
 def _result(connection: duckdb.DuckDBPyConnection, path: Path, book: Book, sources: Sources) -> BuildResult:
-    ((requests, attempts, charged, unpriced, blockers),) = connection.execute(
+    ((requests, made, attempts, charged, unpriced, blockers),) = connection.execute(
         """
-        SELECT (SELECT count(*) FROM ledger), (SELECT count(*) FROM attempts),
+        SELECT (SELECT count(*) FROM ledger), (SELECT count(*) FROM requests_created), (SELECT count(*) FROM attempts),
             (SELECT coalesce(sum(charged), 0)::DECIMAL(38,12) FROM published.periods),
             (SELECT count(*) FROM unpriced), (SELECT count(*) FROM published.data_quality WHERE blocks_close)
         """
@@ -202,6 +203,7 @@ def _result(connection: duckdb.DuckDBPyConnection, path: Path, book: Book, sourc
     return BuildResult(
         path=path,
         requests=requests,
+        made=made,
         attempts=attempts,
         charged=charged,
         currency=book.settings.currency,
