@@ -1,4 +1,5 @@
-"""One build: everything recorded, through the models, published whole; and the preview, the same over what came since.
+"""One build: everything recorded, through the models, published whole, going on from the ledger before where it can (etl/carried.py);
+and the preview, the same over what came since.
 
 Both run the same models on the same tables. A build replaces the published ledger or leaves it as it was; a preview
 publishes nothing, so that a receipt can be shown a second after its call.
@@ -20,12 +21,22 @@ from functools import cache, partial
 from pathlib import Path
 
 import duckdb
-import pyarrow as pa
 
 from etl import kernel
 from etl.audit import chain_audit_trail
 from etl.batch_output import batch_output
-from etl.carried import BASIS_FILE, finish, read_basis, register_alone, register_scope, settle, write_basis
+from etl.carried import (
+    BASIS_FILE,
+    FRESH,
+    NEW,
+    SOURCE_AFTER,
+    finish,
+    read_basis,
+    register_alone,
+    register_scope,
+    settle,
+    write_basis,
+)
 from etl.closed import Closed, charged_before, check_closed, prior_allowance_use, read_closed, register_settled, settled_tries
 from etl.edition import edition
 from etl.kernel import Model, Progress, Report, Run, Step
@@ -144,14 +155,14 @@ def build_locked(
             )
             _run(connection, sources, book, progress, closed.until, as_of, together, engine)
             finish(connection, issue, closed)
-            result = _result(connection, home.ledger_file, book, sources)
             issue.publish()
+        ((made,),) = connection.execute("SELECT count(*) FROM requests_created").fetchall()
         digest = sha256_of(home.ledger_file)
         basis_digest = write_basis(home, digest, book, closed, sources)
         durable.replace(home.ledger / DIGEST_FILE, digest_lines(home, digest, basis_digest))
         with open_ledger(home) as published:
             spend.write(home.spend_file, spending(published))
-        return replace(result, seconds=time.perf_counter() - began)
+            return _result(published, home.ledger_file, book, sources, made, time.perf_counter() - began)
 
 
 def digest_lines(home: Home, ledger: str, basis: str) -> bytes:
@@ -191,15 +202,15 @@ def _models() -> tuple[Model, ...]:
     return kernel.read_models()
 
 
-def _result(connection: duckdb.DuckDBPyConnection, path: Path, book: Book, sources: Sources) -> BuildResult:
-    ((requests, made, attempts, charged, unpriced, blockers),) = connection.execute(
+def _result(published: duckdb.DuckDBPyConnection, path: Path, book: Book, sources: Sources, made: int, seconds: float) -> BuildResult:
+    ((requests, attempts, charged, unpriced, blockers),) = published.execute(
         """
-        SELECT (SELECT count(*) FROM ledger), (SELECT count(*) FROM requests_created), (SELECT count(*) FROM attempts),
-            (SELECT coalesce(sum(charged), 0)::DECIMAL(38,12) FROM published.periods),
-            (SELECT count(*) FROM unpriced), (SELECT count(*) FROM published.data_quality WHERE blocks_close)
+        SELECT (SELECT count(*) FROM ledger), (SELECT count(*) FROM attempts),
+            (SELECT coalesce(sum(charged), 0)::DECIMAL(38,12) FROM periods),
+            (SELECT count(*) FROM unpriced), (SELECT count(*) FROM data_quality WHERE blocks_close)
         """
     ).fetchall()
-    periods = connection.execute("SELECT period FROM published.periods ORDER BY period").fetchall()
+    periods = published.execute("SELECT period FROM periods ORDER BY period").fetchall()
     return BuildResult(
         path=path,
         requests=requests,
@@ -210,7 +221,7 @@ def _result(connection: duckdb.DuckDBPyConnection, path: Path, book: Book, sourc
         unpriced=unpriced,
         blockers=blockers,
         periods=tuple(found for (found,) in periods),
-        seconds=0.0,
+        seconds=seconds,
         sources=sources,
         book=book,
     )
@@ -301,14 +312,10 @@ def _narrow(connection: duckdb.DuckDBPyConnection, home: Home, asked: str, propo
     since = str(date.fromisoformat(newest) - timedelta(days=CONTEXT_DAYS)) if newest else ""
     sources = read_sources(home, after=after, since=since)
     register(connection, with_event(sources, proposed) if proposed else sources)
-    positions = pa.table({"writer": pa.array(after, pa.string()), "last_seq": pa.array(after.values(), pa.int64())})
-    table(connection, "source_after", positions)
-    connection.execute(
-        f"CREATE TABLE needed AS {_NEEDED}",
-        {"asked": asked},
-    )
+    connection.execute(SOURCE_AFTER)
+    connection.execute(f"CREATE TABLE needed AS {_NEEDED}", {"asked": asked})
     for kind in ROW_KINDS:
-        mine = _NEW if kind == "event" else "r.request_id IN (SELECT raw_id FROM needed)"
+        mine = NEW if kind == "event" else "r.request_id IN (SELECT raw_id FROM needed)"
         connection.execute(
             f"CREATE TABLE raw_{kind} AS SELECT r.* FROM all_{kind} r LEFT JOIN source_after a ON r.writer = a.writer WHERE {mine}"
         )
@@ -325,15 +332,11 @@ def _narrow(connection: duckdb.DuckDBPyConnection, home: Home, asked: str, propo
     return sources
 
 
-_NEW = "r.seq > coalesce(a.last_seq, 0)"
-
 # Raw requests that are new, that have a new attempt or end, or that is asked for; then those of the same call (an SDK
 # sends it again with an equal body, another door saw the same answer); then all that the published ledger counts to the same logical requests.
 _NEEDED = f"""
     WITH fresh AS (
-        SELECT r.request_id FROM all_request r LEFT JOIN source_after a ON r.writer = a.writer WHERE {_NEW}
-        UNION SELECT r.request_id FROM all_attempt r LEFT JOIN source_after a ON r.writer = a.writer WHERE {_NEW}
-        UNION SELECT r.request_id FROM all_response r LEFT JOIN source_after a ON r.writer = a.writer WHERE {_NEW}
+        {FRESH}
         UNION SELECT d.raw_request_id FROM published.dispositions d
             WHERE d.request_id IN (SELECT request_id FROM published.request_ids WHERE id = $asked)
     ),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -61,15 +61,15 @@ FROM_ALL: dict[str, str | None] = {
     "reconciled_months": None,
 }
 # Of the others, which rows are made again where it is not those of the requests that are.
+OF_REQUESTS = "request_id IN (SELECT request_id FROM stale_request)"
 STALE: dict[str, str | None] = {
-    "journal": "{open} AND (kind NOT IN ('charge', 'suspense') OR request_id IN (SELECT request_id FROM stale_request))",
-    "reconciliation": "source = 'bill' OR (source = 'snapshot' AND {open}) OR request_id IN (SELECT request_id FROM stale_request)",
+    "journal": f"{{open}} AND (kind NOT IN ('charge', 'suspense') OR {OF_REQUESTS})",
+    "reconciliation": f"source = 'bill' OR (source = 'snapshot' AND {{open}}) OR {OF_REQUESTS}",
     "wallet_holds": None,
     "key_permissions": None,
     "build_inputs": None,
     **dict.fromkeys(OF_THE_BOOK),
 }
-OF_REQUESTS = "request_id IN (SELECT request_id FROM stale_request)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,20 +137,25 @@ def register_scope(connection: duckdb.DuckDBPyConnection, closed: Closed, source
     register_closed(connection, closed)
     event = "ANTI JOIN closed_event c ON r.event_id = c.event_id" if closed.seals else ""
     connection.execute(f"CREATE VIEW raw_event AS SELECT r.* FROM all_event r {event}")
-    if (
-        closed.in_edition
-        and basis is not None
-        and basis.book == book.digest
-        and _are_there(closed.home, sources, basis)
-        and _is_plain(connection, closed, sources, book)
-        and _is_little(connection)
-    ):
+    if closed.in_edition:
+        connection.execute(SOURCE_AFTER)
+    if closed.in_edition and basis is not None and _goes_on(connection, closed, sources, book, basis):
         _narrow(connection, sources)
     else:
         _everything_open(connection, closed)
     register_before(connection, closed)
     _register_standing(connection, closed)
     register_seals(connection, closed)
+
+
+def _goes_on(connection: duckdb.DuckDBPyConnection, closed: Closed, sources: Sources, book: Book, basis: Basis) -> bool:
+    """Whether the open months, too, can be gone on with: then what came since is known, and what it touches."""
+    return (
+        basis.book == book.digest
+        and _are_there(closed.home, sources, basis)
+        and _is_plain(connection, closed, sources, book)
+        and _is_little(connection)
+    )
 
 
 def _everything_open(connection: duckdb.DuckDBPyConnection, closed: Closed) -> None:
@@ -168,9 +173,9 @@ def _everything_open(connection: duckdb.DuckDBPyConnection, closed: Closed) -> N
     connection.execute(f"CREATE TABLE replaced_request AS SELECT period, created_at, run_id FROM {parts}")
 
 
-_REPLACED = """
+_REPLACED = f"""
     CREATE TABLE replaced_request AS
-    SELECT period, created_at, run_id FROM published.ledger WHERE request_id IN (SELECT request_id FROM stale_request)
+    SELECT period, created_at, run_id FROM published.ledger WHERE {OF_REQUESTS}
 """
 
 
@@ -205,16 +210,17 @@ _UNREAD = """
 
 
 def _is_little(connection: duckdb.DuckDBPyConnection) -> bool:
-    connection.execute("CREATE TABLE source_after AS SELECT writer, last_seq FROM published.build_inputs")
     ((fresh, every),) = connection.execute(
-        f"SELECT count(*) FILTER (WHERE {_NEW}), count(*) FROM all_request r LEFT JOIN source_after a ON r.writer = a.writer"
+        f"SELECT count(*) FILTER (WHERE {NEW}), count(*) FROM all_request r LEFT JOIN source_after a ON r.writer = a.writer"
     ).fetchall()
     return bool(fresh * FEW <= every)
 
 
-_NEW = "r.seq > coalesce(a.last_seq, 0)"
-_FRESH = " UNION ".join(
-    f"SELECT r.request_id FROM all_{kind} r LEFT JOIN source_after a ON r.writer = a.writer WHERE {_NEW}" for kind in ROW_KINDS[:-1]
+# How far the published ledger has read each journal, what came since, and whose that is.
+SOURCE_AFTER = "CREATE TABLE source_after AS SELECT writer, last_seq FROM published.build_inputs"
+NEW = "r.seq > coalesce(a.last_seq, 0)"
+FRESH = " UNION ".join(
+    f"SELECT r.request_id FROM all_{kind} r LEFT JOIN source_after a ON r.writer = a.writer WHERE {NEW}" for kind in ROW_KINDS[:-1]
 )
 
 # Requests that an entry made since names, by any of their ids or by a transaction of theirs.
@@ -224,7 +230,7 @@ _NAMED = f"""
         WITH entries AS (
             SELECT coalesce(r.request_id, json_extract_string(r.facts, '$.request_id')) AS about_id,
                 json_extract_string(r.facts, '$.transaction') AS transaction_id
-            FROM all_event r LEFT JOIN source_after a ON r.writer = a.writer WHERE {_NEW}
+            FROM all_event r LEFT JOIN source_after a ON r.writer = a.writer WHERE {NEW}
         )
         SELECT o.request_id FROM published.dispositions o WHERE o.raw_request_id IN (SELECT about_id FROM entries WHERE about_id IS NOT NULL)
         UNION
@@ -290,7 +296,7 @@ _TIED = (
 
 def _narrow(connection: duckdb.DuckDBPyConnection, sources: Sources) -> None:
     """Register only the records that came since and what those can touch."""
-    connection.execute(f"CREATE TABLE needed AS SELECT DISTINCT request_id AS raw_id FROM ({_FRESH} UNION {_NAMED})")
+    connection.execute(f"CREATE TABLE needed AS SELECT DISTINCT request_id AS raw_id FROM ({FRESH} UNION {_NAMED})")
     connection.execute("CREATE TABLE latest AS FROM needed")
     connection.execute("CREATE VIEW raw_response AS SELECT * FROM all_response WHERE request_id IN (SELECT raw_id FROM latest)")
     while connection.execute("SELECT count(*) FROM latest").fetchall() != [(0,)]:
@@ -298,11 +304,9 @@ def _narrow(connection: duckdb.DuckDBPyConnection, sources: Sources) -> None:
         tied = " UNION ".join(f"({select})" for select in _TIED)
         connection.execute(f"CREATE TABLE found AS SELECT raw_request_id AS raw_id FROM ({tied}) EXCEPT SELECT raw_id FROM needed")
         connection.execute("INSERT INTO needed FROM found")
+        connection.execute("CREATE OR REPLACE TABLE latest AS FROM found")
+        connection.execute("DROP TABLE found")
         connection.execute("DROP TABLE reread")
-        connection.execute("DROP VIEW raw_response")
-        connection.execute("DROP TABLE latest")
-        connection.execute("ALTER TABLE found RENAME TO latest")
-        connection.execute("CREATE VIEW raw_response AS SELECT * FROM all_response WHERE request_id IN (SELECT raw_id FROM latest)")
     connection.execute("DROP VIEW raw_response")
     connection.execute("DELETE FROM needed WHERE raw_id IN (SELECT raw_id FROM closed_request)")
     for kind in ROW_KINDS[:-1]:
@@ -346,14 +350,15 @@ def settle(connection: duckdb.DuckDBPyConnection, edition: Edition, closed: Clos
     connection.execute("CREATE TABLE first_open AS SELECT min(starts_at) AS starts_at FROM book_period WHERE service_period = period")
     if edition.goes_on:
         _go_on_from_statement(connection, closed)
-        dropped = [Change(BY_NAME["wallet_statement"], "", _condition("wallet_statement", closed))]
+        first_changes = [Change(BY_NAME["wallet_statement"], "", _condition("wallet_statement", closed))]
     else:
-        dropped = [Change(owned, select, "false") for owned, select in closed_rows(closed)]
+        first_changes = [Change(owned, select, "false") for owned, select in closed_rows(closed)]
     own = [own_rows(connection, made, _condition(made.name, closed)) for made in TABLES if made.name not in FROM_ALL]
-    of_the_book = [
-        Change(change.table, rows_of_the_book(closed, change.table.name)) if change.table.name in OF_THE_BOOK else change for change in own
+    changes = [
+        replace(change, select=rows_of_the_book(closed, change.table.name)) if change.table.name in OF_THE_BOOK else change
+        for change in own
     ]
-    edition.write([*dropped, *of_the_book])
+    edition.write([*first_changes, *changes])
     for change in own:
         name = change.table.name
         connection.execute(f'DROP TABLE "{name}"')
@@ -370,13 +375,13 @@ def _condition(name: str, closed: Closed) -> str | None:
 
 def _go_on_from_statement(connection: duckdb.DuckDBPyConnection, closed: Closed) -> None:
     """Find the first leg or hold that changed; legs from there on join `wallet_legs`, and `opening` is what those before left."""
-    gone = f"{closed.is_open} AND (kind NOT IN ('charge', 'suspense') OR request_id IN (SELECT request_id FROM stale_request))"
+    gone = _condition("journal", closed)  # of the journal's rows these are the ones on wallets
     # a hold of a closed month may end now; what that month's legs were followed by stays as it was sealed
     floor = "(SELECT starts_at FROM first_open)" if closed.seals else "TIMESTAMP '0001-01-01 00:00:00'"
-    columns = ", ".join(column for column in BY_NAME["wallet_holds"].column_names)
+    columns = ", ".join(BY_NAME["wallet_holds"].column_names)
     holds = [f"SELECT {columns} FROM {place}wallet_holds" for place in ("memory.", "published.")]
-    legs = ("entry_id, posted_at, period, wallet, bucket, kind, amount, request_id, actor, reason, currency",)
-    own, theirs = f"SELECT {legs[0]} FROM wallet_legs", f"SELECT {legs[0]} FROM published.wallet_statement WHERE {gone}"
+    legs = "entry_id, posted_at, period, wallet, bucket, kind, amount, request_id, actor, reason, currency"
+    own, theirs = f"SELECT {legs} FROM wallet_legs", f"SELECT {legs} FROM published.wallet_statement WHERE {gone}"
     connection.execute(
         f"""
         CREATE TABLE stated_from AS
@@ -389,7 +394,7 @@ def _go_on_from_statement(connection: duckdb.DuckDBPyConnection, closed: Closed)
     )
     connection.execute('DELETE FROM wallet_legs WHERE posted_at < (SELECT "at" FROM stated_from)')
     connection.execute(
-        f"INSERT INTO wallet_legs SELECT {legs[0]} FROM published.wallet_statement "
+        f"INSERT INTO wallet_legs SELECT {legs} FROM published.wallet_statement "
         f'WHERE posted_at >= (SELECT "at" FROM stated_from) AND NOT ({gone})'
     )
     connection.execute(

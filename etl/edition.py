@@ -57,7 +57,7 @@ class Edition:
     def _write(self, change: Change) -> None:
         name, columns = change.table.name, ", ".join(f'"{column}"' for column in change.table.column_names)
         order = ", ".join(f'"{column}" NULLS FIRST' for column in change.table.order_by)
-        if self.goes_on and change.stale != "false":
+        if self.goes_on:
             self.connection.execute(f'DELETE FROM published."{name}" WHERE {change.stale or "true"}')
         if change.select:
             self.connection.execute(f'INSERT INTO published."{name}" ({columns}) SELECT {columns} FROM ({change.select}) ORDER BY {order}')

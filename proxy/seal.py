@@ -201,11 +201,8 @@ def seal_until_eof(home: Home, every_s: float, store: RawStore | None) -> None:
         try:
             seal(home, Instant(time.time_ns() // 1000), store)
             gc.collect()
-        except (
-            OSError,
-            LedgerError,
-            MemoryError,
-        ) as error:  # a full disk, a broken manifest: the journal keeps all of it until it is mended
+        except (OSError, LedgerError, MemoryError) as error:
+            # a full disk, a broken manifest: the journal keeps all of it until it is mended
             _log.error("sealing failed, and is tried again in %g s: %s", every_s, error)
 
 
