@@ -93,7 +93,7 @@ test-peers: .venv/.stamp .venv-peers/.stamp ## tests against others' server and 
 
 # What holds the journal, the seal, the rate engine, the entries and the close.
 BOOK_TESTS := journal seal power_cuts cli close refusal_cures verify wallet holds entry money rates book terms etl_price_rules etl_prices etl_terms etl_fx \
-  etl_kernel etl_sources etl_rounding exact_amounts three_prices rawstore erasure
+  etl_kernel etl_increments etl_sources etl_rounding exact_amounts three_prices rawstore erasure
 
 .PHONY: coverage
 coverage: .venv/.stamp .venv-measure/.stamp ## which branches of the books' Python the tests reach, as a table; fails under 95 %
