@@ -134,7 +134,7 @@ setup-spark: .venv/.spark-stamp ## Spark beside the project in .venv, for `token
 
 .PHONY: soak
 soak: .venv/.stamp | debian-packages ## every fault at every call, a thousand kills, thousands of random histories of the books: for hours, with one table of numbers; QUICK=1 for a slice
-	@.venv/bin/pytest -m "trust $(if $(QUICK),and not soak,or soak)"
+	@.venv/bin/pytest -n 2 --dist $(if $(QUICK),loadfile,worksteal) --no-loadscope-reorder -m "trust $(if $(QUICK),and not soak,or soak)"
 
 .PHONY: bench
 bench: bench-doors bench-ledger bench-pages ## the doors beside others' relays and gateways, the building of the ledger and its pages, as ratios; QUICK=1 for less

@@ -101,8 +101,8 @@ def erased(home: Home) -> Erased:
         if is_whole(place, file):
             found.extend((instant_of(row["at"]), orjson.loads(row["facts"])) for row in _rows(place))
     for _, piece, _ in unsealed(home, manifest.sealed_up_to(seals)):
-        if isinstance(piece, Frame) and piece.kind == "event" and piece.fields["event"] == ERASED:
-            found.append((piece.fields["at"], orjson.loads(piece.fields["facts"])))
+        if isinstance(piece, Frame) and piece.kind == "event" and (fields := piece.fields)["event"] == ERASED:
+            found.append((fields["at"], orjson.loads(fields["facts"])))
     files: dict[str, tuple[tuple[str, str | None], ...]] = {}
     for told in (told for _, facts in found for told in facts.get("files", ())):
         path = told["path"].removeprefix("raw/")

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import duckdb
+import msgspec
 import pyarrow as pa
 
 from schemas import manifest
@@ -155,7 +156,7 @@ def read_sources(home: Home, *, after: Mapping[str, int] | None = None, after_li
 
 def with_event(sources: Sources, event: Event) -> Sources:
     """The same, and an event that is not recorded."""
-    row = pa.Table.from_pylist([{**asdict(event), "writer": "", "seq": 1}], schema=ARROW["event"])
+    row = pa.Table.from_pylist([{**msgspec.structs.asdict(event), "writer": "", "seq": 1}], schema=ARROW["event"])
     return replace(sources, rows={**sources.rows, "event": pa.concat_tables([sources.rows["event"], row])})
 
 
@@ -201,7 +202,8 @@ def _collect(
         if isinstance(piece, Damage):
             damaged[writer] = (path, piece)
             continue
-        at = piece.fields[KINDS[piece.kind].instant]
+        fields = piece.fields
+        at = fields[KINDS[piece.kind].instant]
         expected = positions.get(writer, 0) + 1
         if piece.seq > expected:
             yield _loss(writer, expected, piece.seq - 1, at)
@@ -210,7 +212,7 @@ def _collect(
             subject = f"{segment.parent.name}/{segment.name} bytes {damage.offset}-{damage.end}"
             yield Finding("damage", subject, "no whole record could be read here", 1, at, False)
         positions[writer] = max(positions.get(writer, 0), piece.seq)
-        frames[piece.kind].append({**piece.fields, "writer": writer, "seq": piece.seq})
+        frames[piece.kind].append({**fields, "writer": writer, "seq": piece.seq})
 
 
 def register(connection: duckdb.DuckDBPyConnection, sources: Sources) -> None:

@@ -61,6 +61,7 @@ class Desk:
         self._recording = recording
         self._journal = journal
         self._clock = clock
+        self._spool = journal.home.spool
         self._keys = keys
         self._note = LossNote(journal.folder)
         self._unreported_losses = self._note.count
@@ -76,7 +77,7 @@ class Desk:
 
     def held_body(self) -> HeldBody:
         """What holds a request's body until it is sent; the file of a large one lies beside the journals."""
-        return HeldBody(self._journal.home.spool)
+        return HeldBody(self._spool)
 
     async def open(self, records: Sequence[Record], *, refuse: bool) -> None:
         """Make OPEN durable. Where that fails: raise Refused, or count the loss and let the request pass."""

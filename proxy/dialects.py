@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -80,6 +81,7 @@ _PATH_MODELS = re.compile(r"/deployments/([^/]+)/|/models/([^/]+):[a-zA-Z]+$|/mo
 FORM_FACTS = ("n", "quality", "response_format", "seconds", "service_tier", "size", "stream", "user")
 
 
+@lru_cache(maxsize=1024)
 def path_model(path: str) -> str | None:
     """The model that a path names, or None."""
     found = _PATH_MODELS.search(path)
@@ -174,9 +176,11 @@ def finish_reasons(message: Mapping[str, Any]) -> list[str]:
     """Why the vendor says it stopped: chat and completions, Messages, Responses, Gemini."""
     reasons = [choice.get("finish_reason") for choice in _dicts(message.get("choices"))]
     reasons += [candidate.get("finishReason") for candidate in _dicts(message.get("candidates"))]
-    reasons += [message.get("stop_reason"), place(message, ("delta", "stop_reason")), place(message, ("incomplete_details", "reason"))]
-    reasons.append(place(message, ("status_details", "reason")))
+    reasons += [place(message, path) for path in _REASON_PLACES if path[0] in message]
     return [reason for reason in reasons if isinstance(reason, str)]
+
+
+_REASON_PLACES = (("stop_reason",), ("delta", "stop_reason"), ("incomplete_details", "reason"), ("status_details", "reason"))
 
 
 _DELTA_MEMBERS = ("content", "tool_calls", "function_call", "refusal", "audio", "reasoning", "reasoning_content", "text", "images")

@@ -458,13 +458,18 @@ class _Message:
     """One message's bytes: counted and hashed whole, kept up to a limit, decoded as a copy."""
 
     def __init__(self, headers: Headers) -> None:
-        named = {lower: value for name, value in headers if (lower := name.lower()).startswith("content-")}
-        self.content_type = named.get("content-type")
+        self.content_type: str | None = None
+        self.content_encoding: str | None = None
+        self._length: int | None = None  # as announced
+        for name, value in headers:
+            match name.lower():
+                case "content-type":
+                    self.content_type = value
+                case "content-length":
+                    self._length = int(value) if value.isascii() and value.isdigit() else None
+                case "content-encoding" if value:  # one list, also where it is told in several lines (RFC 9110 5.3)
+                    self.content_encoding = f"{self.content_encoding}, {value}" if self.content_encoding else value
         self.media_type = self.content_type.partition(";")[0].strip().lower() if self.content_type else None
-        # one list, also where it is told in several lines (RFC 9110 5.3)
-        self.content_encoding = ", ".join(value for name, value in headers if name.lower() == "content-encoding") or None
-        length = named.get("content-length", "")
-        self._length = int(length) if length.isascii() and length.isdigit() else None
         self.size = 0
         self.truncated = False
         self.undecodable = False
@@ -616,8 +621,9 @@ def _number(lexeme: str) -> orjson.Fragment:
 
 
 _VERBATIM = json.JSONDecoder(parse_int=_number, parse_float=_number, parse_constant=str)
-_EXPONENT = re.compile(r"\de")
-_MINUS_ZERO = re.compile(rb"[\s:,\[]-0")
+# Written so that the search is for the letters, and looks back only where they stand.
+_EXPONENT = re.compile(r"e(?<=[0-9]e)")
+_MINUS_ZERO = re.compile(rb"-0(?<=[\s:,\[]-0)")
 
 
 def _may_be_rewritten(text: str, data: bytes) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from multidict import CIMultiDict
 
 from proxy.exchange import RequestHead
-from proxy.http_rules import RawHeaders, values
+from proxy.http_rules import RawHeaders
 
 ID_HEADER = "x-ledger-request-id"
 # RFC 9110 7.6.1: what concerns one hop only. Content-Length and Host are written anew for the next hop.
@@ -22,12 +22,16 @@ _CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key"
 
 def sent_headers(head: RequestHead) -> CIMultiDict[str]:
     """The client's headers less the hop's (also those that Connection names) and ours."""
-    named = {name.strip().lower() for key, value in head.headers if key.lower() == "connection" for name in value.split(",")}
     kept = CIMultiDict[str]()
+    named: list[str] = []
     for name, value in head.headers:
         lower = name.lower()
-        if lower not in _NOT_SENT and lower not in named and not lower.startswith(_OUR_HEADERS):
+        if lower == "connection":
+            named += [each.strip() for each in value.split(",")]
+        elif lower not in _NOT_SENT and not lower.startswith(_OUR_HEADERS):
             kept.add(name, value)
+    for name in named:
+        kept.popall(name, None)
     return kept
 
 
@@ -44,21 +48,29 @@ def with_credential(headers: CIMultiDict[str], secret: str | None) -> CIMultiDic
 
 def passed_on(headers: RawHeaders, *, hide_length: bool) -> tuple[RawHeaders, bool]:
     """An answer's headers less the hop's (also those that Connection names), and whether they say how long its body is."""
-    named = {name.strip().lower() for value in values(headers, b"connection") for name in value.split(b",")}
     kept: RawHeaders = []
+    named: set[bytes] = set()
     sized = False
     for field in headers:
         lower = field[0].lower()
-        if lower in _HOP_NAMES or lower in named or (hide_length and lower == b"content-length"):
-            continue
-        sized = sized or lower == b"content-length"
-        kept.append(field)
+        if lower in _HOP_NAMES:
+            if lower == b"connection":
+                named.update(name.strip().lower() for name in field[1].split(b","))
+        elif lower == b"content-length":
+            if not hide_length:
+                sized = True
+                kept.append(field)
+        else:
+            kept.append(field)
+    if named - _HOP_NAMES:
+        kept = [field for field in kept if field[0].lower() not in named]
+        sized = sized and b"content-length" not in named
     return kept, sized
 
 
 def pairs(raw_headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
     """Raw headers as text; bytes that are no UTF-8 survive the round trip."""
-    return [(text(name), text(value)) for name, value in raw_headers]
+    return [(name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape")) for name, value in raw_headers]
 
 
 def text(raw: bytes) -> str:

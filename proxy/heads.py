@@ -17,6 +17,8 @@ _TARGET = re.compile(rb"[\x21-\x7e]+")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _LENGTH = re.compile(rb"(?:0|[1-9][0-9]{0,17})")
 _END = re.compile(rb"\r?\n\r?\n")
+_FRAMING = {b"content-length": 0, b"transfer-encoding": 1, b"host": 2, b"connection": 3}
+_LENGTHS = frozenset(map(len, _FRAMING))
 # What Connection may not name: a proxy behind us would take it out, and the framing or the target with it.
 _END_TO_END = frozenset((b"content-length", b"transfer-encoding", b"host"))
 
@@ -55,23 +57,23 @@ def parsed_fault(method: bytes, target: bytes, fields: Fields, *, chunks: bool) 
 def fault(method: bytes, path: bytes, fields: Fields) -> str | None:
     """The same of a head that has been taken apart, by whichever version of HTTP."""
     fields = list(fields)
-    names = [method, *(name for name, _ in fields)]
+    names = [name for name, _ in fields]
+    names.append(method)
     if not _TARGET.fullmatch(path) or not path.startswith((b"/", b"*")):
         return "the target has a byte that does not belong there"
     # Each byte stands for itself, so all names are looked at in one go, and all values.
     if not (all(names) and _TOKEN.fullmatch(b"".join(names)) and _VALUE.fullmatch(b"".join([value for _, value in fields]))):
         return "the method or a field has a byte that does not belong there, or is folded"
-    seen: dict[bytes, list[bytes]] = {b"content-length": [], b"transfer-encoding": [], b"host": [], b"connection": []}
+    seen: tuple[list[bytes], ...] = ([], [], [], [])
     for name, value in fields:
-        found = seen.get(name.lower())
-        if found is not None:
-            found.append(value)
-    lengths, codings = seen[b"content-length"], seen[b"transfer-encoding"]
-    if len(lengths) + len(codings) > 1 or len(seen[b"host"]) > 1:
+        if len(name) in _LENGTHS and (place := _FRAMING.get(name.lower())) is not None:
+            seen[place].append(value)
+    lengths, codings, hosts, connections = seen
+    if len(lengths) + len(codings) > 1 or len(hosts) > 1:
         return "Content-Length, Transfer-Encoding or Host is there more than once, or one beside the other"
     if not all(map(_LENGTH.fullmatch, lengths)):
         return "Content-Length is no number"
     if codings and codings[0].lower() != b"chunked":
         return "no Transfer-Encoding but chunked is known here"
-    named = {part.strip().lower() for value in seen[b"connection"] for part in value.split(b",")}
+    named = {part.strip().lower() for value in connections for part in value.split(b",")}
     return "Connection names a field that is not the hop's" if named & _END_TO_END else None

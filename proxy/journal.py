@@ -94,7 +94,8 @@ class Journal:
             os.close(self._lock)
             raise JournalUnusableError(f"{self.folder}: {error.strerror}", f"make {home.root} writable, or free space there") from None
         self._queue: deque[_Entry] = deque()
-        self._wake = threading.Condition()
+        self._queue_lock = threading.Lock()
+        self._wake = threading.Condition(self._queue_lock)
         self._closing = False
         self._thread = threading.Thread(target=self._write_loop, name=f"journal-{slot}", daemon=True)
         self._thread.start()
@@ -106,14 +107,17 @@ class Journal:
 
     def append(self, records: Sequence[Record]) -> asyncio.Future[None]:
         """A future that is done when the records are on the disk, or fails with JournalError."""
-        future = asyncio.get_running_loop().create_future()
-        self._enqueue(_Entry(records, future))
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        if self._enqueue(_Entry(records, future)):
+            loop.call_soon(self._wake_writer)  # once for all that is handed in before the loop turns again
         return future
 
     def append_wait(self, records: Sequence[Record]) -> None:
         """Wait until the records are on the disk; raises JournalError. For callers without an event loop."""
         entry = _Entry(records, None)
         self._enqueue(entry)
+        self._wake_writer()
         assert entry.done is not None
         entry.done.wait()
         if entry.error is not None:
@@ -132,11 +136,16 @@ class Journal:
             self._fd = -1
         os.close(self._lock)
 
-    def _enqueue(self, entry: _Entry) -> None:
-        with self._wake:
+    def _enqueue(self, entry: _Entry) -> bool:
+        """Whether it is the first of those that wait."""
+        with self._queue_lock:
             if self._closing:
                 raise JournalError("the journal is closed")
             self._queue.append(entry)
+            return len(self._queue) == 1
+
+    def _wake_writer(self) -> None:
+        with self._queue_lock:
             self._wake.notify()
 
     def _write_loop(self) -> None:
@@ -243,7 +252,7 @@ def _payloads(records: Sequence[Record]) -> list[bytes]:
     """Made by who hands them in: a text that is no Unicode is that record's fault, and the writer goes on for all others."""
     try:
         return [payload(record) for record in records]
-    except TypeError as error:
+    except UnicodeEncodeError as error:
         raise JournalError(f"a record that cannot be written: {error}") from None
 
 

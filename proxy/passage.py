@@ -7,7 +7,6 @@ to the client there is no way back: what upstream says is the answer.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from proxy.held import Spliced
 from proxy.http_client import Answer, Origin, Pool, origin_of
 from proxy.http_rules import RawHeaders, values
 from proxy.http_server import Connection, Head
+from proxy.patience import Patience
 from proxy.permissions import Permissions, Refusal
 from proxy.routing import Failure, Next, NoRouteError, Plans, Route, Target
 from proxy.splice import FORM_HEAD_BYTES, set_form_field, set_member
@@ -33,6 +33,7 @@ from proxy.upstream import BROKEN, NotConnectedError, what_failed
 from schemas.records import Instant, Record, Request
 
 BASE_PATH = "/v1"
+_BELOW = BASE_PATH + "/"
 READ_ASIDE_S = 10.0
 HEAD_WAIT_S = 1.0  # how long an answer's head waits for its first bytes before the client gets it without them
 READ_ASIDE_BYTES = 1 << 20
@@ -42,8 +43,10 @@ _WITH_LENGTH = frozenset((b"POST", b"PUT", b"PATCH"))  # methods whose body is e
 
 def is_below_base(path: str) -> bool:
     """Whether a path lies below the base path, and no dot segment leads out of it again."""
+    if "." not in path and "%" not in path:
+        return path == BASE_PATH or path.startswith(_BELOW)
     segments = unquote(path).split("/")
-    return path == BASE_PATH or (path.startswith(BASE_PATH + "/") and not {".", ".."} & set(segments))
+    return path == BASE_PATH or (path.startswith(_BELOW) and not {".", ".."} & set(segments))
 
 
 def _is_form(headers: CIMultiDict[str]) -> bool:
@@ -89,7 +92,7 @@ class Passage:
         self._running = False
         self._gone_at: Instant | None = None  # when the client left; None while it is there
         self._attempt: AttemptCapture | None = None
-        self._patience: asyncio.Timeout | None = None
+        self._patience = Patience(ways.desk.book.settings.gateway.drain_after_client_gone_s)
         path, _, query = text(head.target).partition("#")[0].partition("?")
         host = b"".join(values(head.headers, b"host"))
         self._head = RequestHead(text(head.method), text(host), path, query, pairs(head.headers))
@@ -121,10 +124,7 @@ class Passage:
             return
         if self._attempt is not None and not self._attempt.finished:
             self._attempt.client_gone(now)
-        if self._patience is not None:
-            limit_s = self._desk.book.settings.gateway.drain_after_client_gone_s
-            with contextlib.suppress(RuntimeError):  # nobody waits for upstream just now
-                self._patience.reschedule(asyncio.get_running_loop().time() + limit_s)
+        self._patience.wear_out()
 
     def _record_unheard(self, status: int | None, words: str, gone_at: Instant | None) -> None:
         exchange, now = self._exchange, self._desk.now()
@@ -186,7 +186,7 @@ class Passage:
             answer: Answer | None = None
             try:
                 try:
-                    async with self._with_patience():
+                    with self._patience:
                         answer = await self._send(step.target, body, headers)
                         attempt.head(answer.status, pairs(answer.headers), desk.now())
                         first = await answer.read() if await answer.come(HEAD_WAIT_S) else None
@@ -337,7 +337,7 @@ class Passage:
         connection.start(answer.status, answer.reason, [*headers, (_ID_HEADER, self._exchange.request_id.encode())], sized=sized)
         ending, words = "complete", None
         try:
-            async with self._with_patience():
+            with self._patience:
                 if first is None:
                     connection.flush()
                     first = await answer.read()
@@ -361,12 +361,6 @@ class Passage:
         desk.close(attempt, ending, relayed=True, error=words)
         if ending != "complete":
             connection.abort()  # the client must not take a cut answer for a whole one
-
-    def _with_patience(self) -> asyncio.Timeout:
-        """No time limit while the client is there; the book's limit on reading on from the moment it leaves."""
-        limit_s = self._desk.book.settings.gateway.drain_after_client_gone_s
-        self._patience = asyncio.timeout(limit_s if self._gone_at is not None else None)
-        return self._patience
 
     def _refuse(self, opened: Sequence[Record], status: int, words: str, code: str) -> None:
         """Our own answer instead of any attempt."""

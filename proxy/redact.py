@@ -7,12 +7,14 @@ their keyed fingerprint only (schemas/fingerprint.py).
 from __future__ import annotations
 
 import re
+import typing
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
+import msgspec
 import orjson
 
 from schemas.records import Attempt, JsonText, Request, Response
@@ -110,38 +112,49 @@ LEAST_CREDENTIAL = 16  # characters
 Kept = TypeVar("Kept", Request, Attempt, Response)
 
 
-# Of the few names that a proxy meets, most come with each message.
+# What is kept of a header's value, by its name; None: nothing. Of the few names that a proxy meets, most come with each message.
 @lru_cache(maxsize=1024)
-def _request_allowed(name: str) -> bool:
-    return _allowed(name, REQUEST_HEADERS, REQUEST_PREFIXES) or _SESSION_NAME.fullmatch(name) is not None
+def _of_request(name: str) -> Callable[[str], str] | None:
+    if not _allowed(name, REQUEST_HEADERS, REQUEST_PREFIXES) and not _SESSION_NAME.fullmatch(name):
+        return None
+    if _ID_NAME.fullmatch(name):
+        return _whole_id
+    return _free_text if name in _FREE_TEXT else _header_value
 
 
 @lru_cache(maxsize=1024)
-def _response_allowed(name: str) -> bool:
-    return _allowed(name, RESPONSE_HEADERS, RESPONSE_PREFIXES)
+def _of_response(name: str) -> Callable[[str], str] | None:
+    return _header_value if _allowed(name, RESPONSE_HEADERS, RESPONSE_PREFIXES) else None
 
 
 def _allowed(name: str, names: frozenset[str], prefixes: tuple[str, ...]) -> bool:
     return (name in names or name.startswith(prefixes)) and not _SECRET_NAME.search(name)
 
 
-def _kept(headers: Headers, allowed: Callable[[str], bool], written: Callable[[str, str], str]) -> JsonText:
+def _kept(headers: Headers, rule: Callable[[str], Callable[[str], str] | None]) -> JsonText:
     kept: dict[str, str] = {}
     for name, value in headers:
         lower = name.lower()
-        if allowed(lower):
-            text = written(lower, value)
+        written = rule(lower)
+        if written is not None:
+            text = written(value)
             kept[lower] = f"{kept[lower]}, {text}" if lower in kept else text
     return JsonText(orjson.dumps(kept).decode())
 
 
-def _header_value(name: str, value: str) -> str:
-    """What is kept of a header: an id whole; else without keys, and of addresses and words without the secrets of a URL."""
-    if _ID_NAME.fullmatch(name):
-        return _storable(value[:MAX_HEADER_VALUE])
-    if name in _FREE_TEXT:
-        start, mark, rest = value.partition("?")
-        value = _USER_IN_URL.sub("//***@", f"{start}?{query(rest) or ''}" if mark else start)
+def _whole_id(value: str) -> str:
+    return _storable(value[:MAX_HEADER_VALUE])
+
+
+def _free_text(value: str) -> str:
+    """Addresses and words, without the secrets of a URL."""
+    start, mark, rest = value.partition("?")
+    return _header_value(_USER_IN_URL.sub("//***@", f"{start}?{query(rest) or ''}" if mark else start))
+
+
+@lru_cache(maxsize=1024)
+def _header_value(value: str) -> str:
+    """Without keys: a vendor may echo one."""
     return identifier(value, limit=MAX_HEADER_VALUE)
 
 
@@ -152,15 +165,12 @@ def _storable(text: str) -> str:
 
 def request_headers(headers: Headers) -> JsonText:
     """The allow-listed request headers as a JSON object, lower-case names, repeated ones joined with a comma."""
-    return _kept(headers, _request_allowed, _header_value)
+    return _kept(headers, _of_request)
 
 
 def response_headers(headers: Headers) -> JsonText:
-    """The allow-listed response headers as a JSON object, lower-case names, repeated ones joined with a comma.
-
-    A vendor may echo a key there: what has the shape of one is replaced.
-    """
-    return _kept(headers, _response_allowed, lambda _, value: identifier(value, MAX_HEADER_VALUE))
+    """The allow-listed response headers as a JSON object, lower-case names, repeated ones joined with a comma."""
+    return _kept(headers, _of_response)
 
 
 def credential(headers: Headers, query: str) -> tuple[str, str] | None:
@@ -217,15 +227,28 @@ def without(record: Kept, credentials: Sequence[str]) -> Kept:
 
     Short ones are left: they are no secrets but words, such as `none`, and would be found in other words.
     """
-    long = [credential for credential in credentials if len(credential) >= LEAST_CREDENTIAL]
+    names, texts_of = _TEXTS[record.kind]
+    texts = texts_of(record)
+    whole = "\0".join(filter(None, texts))
+    long = [credential for credential in credentials if len(credential) >= LEAST_CREDENTIAL and credential in whole]
+    if not long:
+        return record
     changed: dict[str, Any] = {}
-    for name in record.__dataclass_fields__ if long else ():
-        value = getattr(record, name)
-        if isinstance(value, str):
-            for credential in long:
-                if credential in value:
-                    changed[name] = value = value.replace(credential, "***")
-    return replace(record, **changed) if changed else record
+    for name, text in zip(names, texts, strict=True):
+        for credential in long:
+            if text and credential in text:
+                changed[name] = text = text.replace(credential, "***")
+    return msgspec.structs.replace(record, **changed)
+
+
+def _texts(cls: type[Request | Attempt | Response]) -> tuple[list[str], Callable[[Any], tuple[str | None, ...]]]:
+    """The fields of a kind of record that hold text, and what reads them all at once."""
+    hints = typing.get_type_hints(cls)
+    names = [name for name in cls.__struct_fields__ if hints[name] in (str, str | None, JsonText, JsonText | None)]
+    return names, attrgetter(*names)
+
+
+_TEXTS = {cls.kind: _texts(cls) for cls in (Request, Attempt, Response)}
 
 
 def scrub_json(value: object) -> object:

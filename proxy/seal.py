@@ -17,10 +17,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
+from msgspec import structs
 
 from proxy import log
 from schemas import durable, manifest, rawfile, sharedkeys
@@ -29,7 +32,7 @@ from schemas.frames import Damage, Frame, decode
 from schemas.home import Home
 from schemas.manifest import Seal, SealedFile
 from schemas.rawstore import RawStore
-from schemas.records import ARROW, KINDS, Instant
+from schemas.records import ARROW, KINDS, Body, Instant, Record, Response
 from schemas.spool import Slot, is_live, read_segment, slots
 
 _log = logging.getLogger("proxy.seal")  # also where it is the process's own module
@@ -123,31 +126,38 @@ def _append(path: Path, line: bytes) -> None:
         raise
 
 
-def _grouped(frames: list[Frame]) -> dict[tuple[str, str], list[Frame]]:
-    """Frames by kind and UTC date of their own instant."""
-    groups: dict[tuple[str, int], list[Frame]] = {}
+def _grouped(frames: list[Frame]) -> dict[tuple[str, str], list[tuple[Frame, Record]]]:
+    """Frames with what they hold, by kind and UTC date of its own instant."""
+    groups: dict[tuple[str, int], list[tuple[Frame, Record]]] = {}
     for frame in frames:
-        day = frame.fields[KINDS[frame.kind].instant] // _DAY_US
-        groups.setdefault((frame.kind, day), []).append(frame)
+        record: Record = _READ[frame.kind](frame.text)
+        day = getattr(record, record.instant) // _DAY_US
+        groups.setdefault((frame.kind, day), []).append((frame, record))
     return {(kind, (_EPOCH + timedelta(days=day)).isoformat()): part for (kind, day), part in groups.items()}
 
 
+_READ = {kind: msgspec.json.Decoder(cls).decode for kind, cls in KINDS.items()}
+_FIELDS = {kind: cls.__struct_fields__ for kind, cls in KINDS.items()}
 _EPOCH = date(1970, 1, 1)
 _DAY_US = 86_400_000_000
 
 
-def _write(home: Home, writer: str, kind: str, day: str, frames: list[Frame]) -> SealedFile:
+def _write(home: Home, writer: str, kind: str, day: str, found: list[tuple[Frame, Record]]) -> SealedFile:
     folder = home.raw / kind / f"date={day}"
     durable.make_folder(folder)
-    path = folder / f"{writer}-{frames[0].seq:020d}.parquet"
-    schema = ARROW[kind]
-    rows = [frame.fields for frame in frames]
-    columns: dict[str, Sequence[Any]] = {name: [row.get(name) for row in rows] for name in schema.names}
-    columns |= {"writer": [writer] * len(rows), "seq": [frame.seq for frame in frames]}
-    table = pa.Table.from_pydict(columns, schema=schema)
-    size, digest = rawfile.write_aside(path, table)
+    path = folder / f"{writer}-{found[0][0].seq:020d}.parquet"
+    names = _FIELDS[kind]
+    columns: dict[str, Sequence[Any]] = dict(
+        zip(names, zip(*(map(attrgetter(*names), (record for _, record in found))), strict=True), strict=True)
+    )
+    if kind == Body.kind:
+        columns["content"] = [frame.content for frame, _ in found]
+    if kind == Response.kind:
+        columns["usage"] = [[structs.asdict(seen) for seen in usage] for usage in columns["usage"]]
+    columns |= {"writer": [writer] * len(found), "seq": [frame.seq for frame, _ in found]}
+    size, digest = rawfile.write_aside(path, pa.Table.from_pydict(columns, schema=ARROW[kind]))
     rawfile.take_place(path)
-    return SealedFile(str(path.relative_to(home.raw)), kind, len(rows), size, digest)
+    return SealedFile(str(path.relative_to(home.raw)), kind, len(found), size, digest)
 
 
 def _gaps(after: int, seqs: list[int]) -> Iterator[tuple[int, int]]:

@@ -13,10 +13,11 @@ import hashlib
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -82,10 +83,10 @@ class BodyKeys:
         """The body as it is written. Raises OSError and BrokenKeyError."""
         assert body.subject is not None
         key = self.of(body.subject)
-        named = replace(body, key=key.id)
+        named = msgspec.structs.replace(body, key=key.id)
         nonce = os.urandom(NONCE_BYTES)
         bound = _bound({name: getattr(named, name) for name in _BOUND})
-        return replace(named, content=nonce + key.cipher.encrypt(nonce, body.content, bound))
+        return msgspec.structs.replace(named, content=nonce + key.cipher.encrypt(nonce, body.content, bound))
 
     def content(self, row: Mapping[str, Any]) -> bytes:
         """The plain bytes of a recorded body, its fields by name. Raises NoKeyError and AlteredBodyError."""

@@ -13,11 +13,13 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
+import msgspec
 import orjson
 
-from schemas.records import Body, Record
+from schemas.records import KINDS, Body, Record
 
 MAGIC = b"TLJ1"
 _HEAD = struct.Struct("<4sIQII")  # magic, payload length, seq, crc32, 1 where its bytes were erased
@@ -27,16 +29,22 @@ HEAD_BYTES = _HEAD.size
 MAX_PAYLOAD_BYTES = 1 << 30
 
 
+_STARTS = {kind: b'{"k":"%b","r":' % kind.encode() for kind in KINDS}
+_KIND_AT = len('{"k":"')
+_KIND_BYTES = 4  # enough to tell them apart
+_KINDS = {kind.encode()[:_KIND_BYTES]: kind for kind in KINDS}
+_write = msgspec.json.Encoder().encode
+_BESIDE_CONTENT = [name for name in Body.__struct_fields__ if name != "content"]
+_beside_content = attrgetter(*_BESIDE_CONTENT)
+
+
 def payload(record: Record) -> bytes:
-    """What a frame carries of one record. Raises TypeError for a text that is no Unicode (a lone surrogate)."""
-    blob = b""
+    """What a frame carries of one record. Raises UnicodeEncodeError for a text that is no Unicode (a lone surrogate)."""
     if isinstance(record, Body):
-        fields = {name: getattr(record, name) for name in record.__slots__ if name != "content"}
-        text = orjson.dumps({"k": record.kind, "r": fields})
-        blob = record.content
-    else:
-        text = orjson.dumps({"k": record.kind, "r": record})
-    return _JSON_LENGTH.pack(len(text)) + text + blob
+        text = _STARTS["body"] + _write(dict(zip(_BESIDE_CONTENT, _beside_content(record), strict=True))) + b"}"
+        return b"".join((_JSON_LENGTH.pack(len(text)), text, record.content))
+    text = _STARTS[record.kind] + _write(record) + b"}"
+    return _JSON_LENGTH.pack(len(text)) + text
 
 
 def frame(content: bytes, seq: int) -> bytes:
@@ -65,15 +73,21 @@ def _crc(length: int, seq: int, content: bytes | memoryview) -> int:
     return zlib.crc32(content, zlib.crc32(_CHECKED.pack(length, seq)))
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One whole frame: its record's kind and fields (instants as int microseconds), where it lay and where it ends."""
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """One whole frame: its record as it was written, where it lay and where it ends."""
 
     seq: int
     kind: str
-    fields: dict[str, Any]
+    text: bytes  # the record's fields as JSON, without a body's bytes; instants are microseconds
+    content: bytes  # a body's bytes, none where they were erased; of another kind always none
     offset: int
     end: int
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The record's fields by name, read anew each time."""
+        fields: dict[str, Any] = orjson.loads(self.text)
+        return fields | {"content": self.content} if self.kind == Body.kind else fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,25 +116,23 @@ def decode(data: bytes | memoryview) -> Iterator[Frame | Damage]:
 
 
 def _frame_at(view: memoryview, offset: int) -> Frame | None:
-    if offset + HEAD_BYTES > len(view):
+    start = offset + HEAD_BYTES
+    if start + _JSON_LENGTH.size > len(view):
         return None
     magic, length, seq, crc, is_emptied = _HEAD.unpack_from(view, offset)
-    start = offset + HEAD_BYTES
-    if magic != MAGIC or is_emptied > 1 or not _JSON_LENGTH.size <= length <= MAX_PAYLOAD_BYTES or start + length > len(view):
+    end = start + length
+    if magic != MAGIC or is_emptied > 1 or not _JSON_LENGTH.size <= length <= MAX_PAYLOAD_BYTES or end > len(view):
         return None
-    content = view[start : start + length]
-    if is_emptied:
-        content = content[: _told(content)]
-    if _crc(length, seq, content) != crc:
+    part = start + _JSON_LENGTH.size
+    told = min(part + _JSON_LENGTH.unpack_from(view, start)[0], end)
+    if _crc(length, seq, view[start : told if is_emptied else end]) != crc:
         return None
-    told = _told(content)
-    part = orjson.loads(content[_JSON_LENGTH.size : told])
-    if is_emptied and part["k"] != "body":  # a flipped bit: nothing else has bytes to lose
+    at = part + _KIND_AT
+    kind = _KINDS.get(view[at : at + _KIND_BYTES].tobytes())
+    if kind is None or (is_emptied and kind != Body.kind):  # a flipped bit: nothing else has bytes to lose
         return None
-    fields: dict[str, Any] = part["r"]
-    if part["k"] == "body":
-        fields["content"] = bytes(content[told:])
-    return Frame(seq, part["k"], fields, offset, start + length)
+    content = b"" if is_emptied else view[told:end].tobytes()
+    return Frame(seq, kind, view[part + len(_STARTS[kind]) : told - 1].tobytes(), content, offset, end)
 
 
 def _next_frame(view: memoryview, offset: int) -> tuple[int, bool]:

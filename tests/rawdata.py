@@ -291,7 +291,7 @@ class Archive:
         self.next_seq[writer] = max(seq for seq, _ in frames) + 1
         groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for seq, record in frames:
-            row = {name: getattr(record, name) for name in record.__slots__} | {"writer": writer, "seq": seq}
+            row = {name: getattr(record, name) for name in record.__struct_fields__} | {"writer": writer, "seq": seq}
             if isinstance(record, Response):
                 row["usage"] = [{"path": u.path, "object": u.object, "count": u.count} for u in record.usage]
             at = getattr(record, KINDS[record.kind].instant)

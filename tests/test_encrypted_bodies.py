@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from etl.build import build
 from etl.verify import verify
@@ -145,9 +145,9 @@ def test_a_destroyed_key_has_a_successor_in_a_running_process(home: Home) -> Non
     other.destroy("user:ada")
     after = running.encrypted(body("r2", 0, ASKED, subject="user:ada"))
     assert before.key != after.key
-    assert other.content({name: getattr(after, name) for name in after.__slots__}) == ASKED
+    assert other.content({name: getattr(after, name) for name in after.__struct_fields__}) == ASKED
     with pytest.raises(NoKeyError, match="destroyed on purpose"):
-        other.content({name: getattr(before, name) for name in before.__slots__})
+        other.content({name: getattr(before, name) for name in before.__struct_fields__})
 
 
 def test_a_file_that_holds_no_key_is_named(home: Home) -> None:

@@ -86,7 +86,7 @@ def test_any_chunking_gives_the_same_record(data: st.DataObject) -> None:
 
 
 def timeless(response: Response) -> dict[str, Any]:
-    return {name: getattr(response, name) for name in response.__slots__ if not name.endswith("_at")}
+    return {name: getattr(response, name) for name in response.__struct_fields__ if not name.endswith("_at")}
 
 
 @given(noise=st.binary(max_size=300), kind=st.sampled_from([SSE, JSON, (("content-type", "application/x-ndjson"),), ()]))
