@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import threading
@@ -29,6 +30,7 @@ from schemas.records import Record
 from schemas.spool import LOCK_FILE, WRITER_FILE, Slot, segment_name
 
 SEGMENT_BYTES = 64 << 20
+SMALL_SEGMENT_BYTES = 1 << 20  # where there is no room for such a one
 ADMIN_SLOT = "admin"
 
 
@@ -194,11 +196,10 @@ class Journal:
         path = self.folder / segment_name(self._next_seq)
         while path.exists():  # an abandoned or empty segment of the same number: never write into it again
             path = path.with_name(path.stem + "a" + path.suffix)
-        size = max(self._segment_bytes, at_least, 4096)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)  # see schemas.spool.is_live
-            os.posix_fallocate(fd, 0, size)
+            size = _allocated(fd, max(self._segment_bytes, at_least, 4096), max(SMALL_SEGMENT_BYTES, at_least))
             os.fsync(fd)
             durable.sync(self.folder)
         except OSError:
@@ -281,6 +282,19 @@ def _resolve(futures: list[asyncio.Future[None]], error: JournalError | None) ->
         else:
             future.set_exception(error)
             future.exception()  # a CLOSE is not always waited for; the loss is counted by the journal's owner
+
+
+def _allocated(fd: int, size: int, least: int) -> int:
+    """Give an empty file its room: `size` bytes, or `least` on a disk that is nearly full; how many. Raises OSError."""
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or least >= size:
+            raise
+        os.ftruncate(fd, 0)
+        os.posix_fallocate(fd, 0, least)
+        return least
+    return size
 
 
 def _write_all(fd: int, data: bytes, offset: int) -> None:

@@ -98,6 +98,44 @@ async def test_what_a_full_disk_lets_pass_is_counted_and_blocks_the_close(home: 
     assert "loss" in [row["kind"] for row in kinds]
 
 
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Home]:
+    """A home on a file system of its own, with room for a journal's segment and little more."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=72m", "tmpfs", str(folder)], check=False, capture_output=True)
+    if mounted.returncode:
+        pytest.skip("this machine lets this user mount nothing")
+    yield Home(folder)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(path: Path) -> None:
+    """Write until there is no room."""
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(1 << 16)):
+            pass
+
+
+async def test_a_file_system_without_room_stops_calls_and_not_the_proxy(small: Home) -> None:
+    """What has room in its segment is still recorded; then no call goes upstream, until there is room again. Nothing that went is missing."""
+    async with Upstream() as upstream:
+        write_book(small, [Way("official", upstream.base_url)])
+        with sidecar(small, before="import proxy.service as s; s.SEAL_EVERY_S = 0.2") as running:
+            async with client(Door(running.base_url)) as http:
+                large = json.loads(said("usage=always")) | {"note": "x" * (15 << 20)}
+                fill(small.root / "filler")
+                answers = [await http.post("/chat/completions", json=large) for _ in range(6)]
+                assert {answer.status_code for answer in answers} == {200, 503}
+                assert answers[-1].json()["error"]["code"] == "not_recorded"
+                (small.root / "filler").unlink()
+                assert (await http.post("/chat/completions", content=said("usage=always"), headers=JSON)).status_code == 200
+    assert len(upstream.seen) == sum(answer.status_code == 200 for answer in answers) + 1
+    asked, ended = ([row["request_id"] for row in recorded(small, kind)] for kind in ("attempt", "response"))
+    assert len(asked) == len(upstream.seen)
+    assert len(set(asked) - set(ended)) <= len(losses(small))
+
+
 async def test_too_many_open_files_end_with_those_that_hold_them(home: Home) -> None:
     """While no file can be opened, calls fail and what was promised is kept; afterwards all is as before."""
     async with Upstream() as upstream:
@@ -117,6 +155,26 @@ async def test_too_many_open_files_end_with_those_that_hold_them(home: Home) -> 
         row["request_id"] for row in recorded(home, "response") if row["ordinal"]
     }
     assert len(upstream.seen) == 2
+
+
+async def test_calls_that_memory_runs_out_for_fail_and_no_other(home: Home) -> None:
+    """The kernel gives the proxy no more: what it cannot hold is refused or broken off, and what went upstream is recorded."""
+    async with Upstream() as upstream:
+        write_book(home, [Way("official", upstream.base_url)])
+        with sidecar(home, cold=True) as running:
+            pid = running.process.pid
+            async with client(Door(running.base_url)) as http:
+                assert (await http.post("/chat/completions", content=said("usage=always"), headers=JSON)).status_code == 200
+                taken = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+                before = resource.prlimit(pid, resource.RLIMIT_AS, (taken + (24 << 20), resource.RLIM_INFINITY))
+                large = json.loads(said("usage=always")) | {"note": "x" * (15 << 20)}
+                calls = [http.post("/chat/completions", json=large) for _ in range(8)]
+                ended = await asyncio.gather(*calls, return_exceptions=True)
+                assert not all(isinstance(each, httpx2.Response) and each.status_code == 200 for each in ended)
+                resource.prlimit(pid, resource.RLIMIT_AS, before)
+                async with asyncio.timeout(20):
+                    assert (await http.post("/chat/completions", content=said("usage=always"), headers=JSON)).status_code == 200
+    assert len(recorded(home, "attempt")) == len(upstream.seen)
 
 
 async def sealer(running: Sidecar, other_than: int = 0) -> int:
