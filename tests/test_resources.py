@@ -60,6 +60,11 @@ def open_files(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
+def memory(pid: int) -> int:
+    """Bytes of a process's address space."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+
+
 def losses(home: Home) -> list[int]:
     return [json.loads(row["facts"])["records"] for row in recorded(home, "event") if row["event"] == "loss"]
 
@@ -165,7 +170,7 @@ async def test_calls_that_memory_runs_out_for_fail_and_no_other(home: Home) -> N
             pid = running.process.pid
             async with client(Door(running.base_url)) as http:
                 assert (await http.post("/chat/completions", content=said("usage=always"), headers=JSON)).status_code == 200
-                taken = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+                taken = memory(pid)
                 before = resource.prlimit(pid, resource.RLIMIT_AS, (taken + (24 << 20), resource.RLIM_INFINITY))
                 large = json.loads(said("usage=always")) | {"note": "x" * (15 << 20)}
                 calls = [http.post("/chat/completions", json=large) for _ in range(8)]
