@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench import contenders, sealing, streams
+from bench import contenders, sealing, streams, workers
 from bench.contenders import Command, StartError, free_port, home_of, running
 from bench.load import Load, LoadError, Round, once, wrk
 from bench.machine import machine
@@ -171,7 +171,9 @@ def main() -> None:
                 print(streams.shown(opened))
                 kept_up = sealing.measure(_room(Path(folder), "sealing"), effort.sealing_s)
                 print(sealing.shown(kept_up))
-                result |= {"streams": asdict(opened), "sealing": asdict(kept_up)}
+                many = workers.measure(_room(Path(folder), "workers"), effort.rounds, effort.seconds)
+                print(workers.shown(many))
+                result |= {"streams": asdict(opened), "sealing": asdict(kept_up), "workers": asdict(many)}
         except (BenchError, LoadError, StartError, streams.StreamError, sealing.SealingError) as fault:
             sys.exit(f"bench: {fault}")
     if options.json:

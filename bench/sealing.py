@@ -5,19 +5,23 @@ Nothing is pinned here: the sealing process takes what the doors leave it, as it
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
 import statistics
 import time
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench import contenders
-from bench.contenders import free_port, home_of, running
+from bench.contenders import Command, free_port, home_of, running
 from bench.load import Load, wrk
 from schemas import manifest
 from schemas.home import Home
 
 CLIENTS = 32
+LAG_S = "0.02"
 ROUND_S = 5
 
 
@@ -34,11 +38,12 @@ class Sealing:
     unsealed_first: float  # seconds of traffic that were recorded and not sealed
     unsealed_last: float
     p99_ms: float
+    lag_soon: float  # of the looks at the gateway's event loop, the part that was no later than LAG_S
 
 
 def measure(folder: Path, seconds: float) -> Sealing:
     """Load for so long. Raises SealingError, LoadError, StartError."""
-    vendor_port, port = free_port(), free_port()
+    vendor_port, port, admin = free_port(), free_port(), free_port()
     for name in ("upstream", "gateway"):
         (folder / name).mkdir()
     everywhere = ",".join(map(str, sorted(os.sched_getaffinity(0))))
@@ -48,7 +53,7 @@ def measure(folder: Path, seconds: float) -> Sealing:
     passed = 0
     with (
         running(contenders.upstream(folder / "upstream", vendor_port), vendor_port, everywhere, folder / "upstream"),
-        running(contenders.gateway(folder / "gateway", port, vendor_port), port, everywhere, folder / "gateway") as process,
+        running(_gateway(folder / "gateway", port, vendor_port, admin), port, everywhere, folder / "gateway") as process,
     ):
         began = time.monotonic()
         while time.monotonic() - began < seconds:
@@ -58,13 +63,14 @@ def measure(folder: Path, seconds: float) -> Sealing:
             tails.append(taken.p99_ms)
             behind.append((passed - sealed(home)) / taken.per_second)
         took = time.monotonic() - began
+        soon = _soon(admin)
     if not passed <= sealed(home) <= passed + CLIENTS * len(rates):
         raise SealingError(f"{passed} requests passed, {sealed(home)} are sealed")
     third = max(len(behind) // 3, 1)
     first, last = statistics.median(behind[:third]), statistics.median(behind[-third:])
     if last > 3 * max(first, 10.0):
         raise SealingError(f"the spool grows: {first:.0f} seconds of traffic were unsealed at first, {last:.0f} at last")
-    return Sealing(took, statistics.median(rates), first, last, statistics.median(tails))
+    return Sealing(took, statistics.median(rates), first, last, statistics.median(tails), soon)
 
 
 def sealed(home: Home) -> int:
@@ -72,9 +78,22 @@ def sealed(home: Home) -> int:
     return sum(file.rows for line in manifest.read(home.manifest) for file in line.files if file.kind == "request")
 
 
+def _gateway(folder: Path, port: int, vendor_port: int, admin: int) -> Command:
+    plain = contenders.gateway(folder, port, vendor_port)
+    return dataclasses.replace(plain, words=[*plain.words, "--admin-port", str(admin)])
+
+
+def _soon(admin: int) -> float:
+    with urllib.request.urlopen(f"http://127.0.0.1:{admin}/metrics", timeout=30) as answer:
+        text = answer.read().decode()
+    soon, every = (float(re.search(rf'loop_lag_seconds_bucket{{le="{bound}"}} (\S+)', text)[1]) for bound in (LAG_S, r"\+Inf"))  # type: ignore[index]
+    return soon / every
+
+
 def shown(found: Sealing) -> str:
     """The figures as a line."""
     return (
         f"sealing: {found.per_second:.0f} requests/s for {found.seconds:.0f} s, of which {found.unsealed_first:.0f} s were unsealed "
-        f"at first and {found.unsealed_last:.0f} s at last; p99 {found.p99_ms:.1f} ms meanwhile"
+        f"at first and {found.unsealed_last:.0f} s at last; p99 {found.p99_ms:.1f} ms meanwhile, "
+        f"and {found.lag_soon:.1%} of the looks at the event loop within {float(LAG_S) * 1000:g} ms"
     )

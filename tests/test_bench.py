@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import doors, ledger, pages, sealing, streams
+from bench import doors, ledger, pages, sealing, streams, workers
 from bench.contenders import home_of
 from bench.doors import Effort
 from bench.ledger import QUESTIONS, BenchError, compare
@@ -64,6 +64,14 @@ def test_streams_at_once_are_counted(tmp_path: Path) -> None:
     found = streams.measure(tmp_path, 30, 10, doors.SERVER_CORE, doors.LOAD_CORE)
     assert (found.at_once, found.complete) == (30, 30)
     assert "30 of 30" in streams.shown(found)
+
+
+def test_workers_are_counted_against_one(tmp_path: Path) -> None:
+    """Both serve; the figure is theirs to each other."""
+    found = workers.measure(tmp_path, 1, 1)
+    assert found.one > 0
+    assert found.two > 0
+    assert f"{found.two / found.one:.2f} x" in workers.shown(found)
 
 
 def test_sealing_is_watched_under_load(tmp_path: Path) -> None:
