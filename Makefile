@@ -91,6 +91,7 @@ test-peers: .venv/.stamp .venv-peers/.stamp ## tests against others' server and 
 	@.venv-peers/bin/python $(PIP) install --no-deps --require-hashes --only-binary :all: -r requirements/peers.txt
 	@touch $@
 
+MEASURE := PYTHONPATH=$(CURDIR)/.venv-measure .venv/bin/python
 # What holds the journal, the seal, the rate engine, the entries and the close.
 BOOK_TESTS := journal seal power_cuts cli close refusal_cures verify wallet holds entry money rates book terms etl_price_rules etl_prices etl_terms etl_fx \
   etl_kernel etl_increments etl_sources etl_rounding exact_amounts three_prices rawstore erasure
@@ -98,24 +99,23 @@ BOOK_TESTS := journal seal power_cuts cli close refusal_cures verify wallet hold
 .PHONY: coverage
 coverage: .venv/.stamp .venv-measure/.stamp ## which branches of the books' Python the tests reach, as a table; fails under 95 %
 	@rm -rf data/measure && mkdir -p data/measure
-	@.venv-measure/bin/python -m coverage run -m pytest -q $(BOOK_TESTS:%=tests/test_%.py)
-	@.venv-measure/bin/python -m coverage combine -q && .venv-measure/bin/python -m coverage report
+	@$(MEASURE) -m coverage run -m pytest -q -n 2 --dist loadfile $(BOOK_TESTS:%=tests/test_%.py)
+	@$(MEASURE) -m coverage combine -q && $(MEASURE) -m coverage report
 
 .PHONY: mutation
 mutation: .venv/.stamp .venv-measure/.stamp ## how many planted mistakes in the rate engine the tests find; ends within 40 minutes
-	@rm -rf mutants; timeout 2400 .venv-measure/bin/python -m mutmut run >/dev/null || echo "mutation: not all were tried" >&2
-	@.venv-measure/bin/python -m mutmut results | grep survived || true
-	@.venv-measure/bin/python -m mutmut export-cicd-stats >/dev/null
-	@.venv-measure/bin/python -c 'import json; found = json.load(open("mutants/mutmut-cicd-stats.json")); \
+	@rm -rf mutants; timeout 2400 $(MEASURE) -m mutmut run >/dev/null || echo "mutation: not all were tried" >&2
+	@$(MEASURE) -m mutmut results | grep survived || true
+	@$(MEASURE) -m mutmut export-cicd-stats >/dev/null
+	@.venv/bin/python -c 'import json; found = json.load(open("mutants/mutmut-cicd-stats.json")); \
 	print("mutation: {killed} found, {survived} not found, {no_tests} that no test reaches, of {total}".format(**found))'
 
-# Beside the project, whose own packages it sees.
+# Packages beside the project's, which only these two targets see.
 .venv-measure/.stamp: .venv/.lock-stamp requirements/measure.txt
 	@echo "setup: $$(grep -c == requirements/measure.txt) hash-pinned packages into .venv-measure"
-	@$(PYTHON) -m venv --clear .venv-measure
-	@.venv-measure/bin/python $(PIP) install --no-deps --require-hashes --only-binary :all: -r requirements/measure.txt
-	@.venv-measure/bin/python -c 'import sysconfig; from pathlib import Path; packages = sysconfig.get_path("purelib"); \
-	Path(packages, "project.pth").write_text("import site; site.addsitedir(%r)\n" % packages.replace(".venv-measure", ".venv"))'
+	@rm -rf .venv-measure
+	@.venv/bin/python $(PIP) install --target .venv-measure --no-deps --require-hashes --only-binary :all: -r requirements/measure.txt
+	@echo 'import pathlib, site; site.addsitedir(pathlib.Path(__file__).parent)  # coverage begins with each process by a .pth file' > .venv-measure/sitecustomize.py
 	@touch $@
 
 .PHONY: test-spark
