@@ -149,7 +149,7 @@ bench-ledger: .venv/.stamp
 
 .PHONY: bench-pages
 bench-pages: .venv/.stamp
-	@.venv/bin/python -m bench.pages --requests $(if $(QUICK),100000,1000000)
+	@.venv/bin/python -m bench.pages --requests $(if $(QUICK),50000,1000000) --json data/bench/pages.json
 
 bench/node/node_modules/.stamp: bench/node/package-lock.json | debian-packages
 	@cd bench/node && npm ci --no-audit --no-fund --loglevel=error

@@ -9,18 +9,20 @@ took on all cores, which a busy machine does not stretch (not that of drawing), 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qs
 
 import duckdb
 
+from bench.machine import machine
 from bench.months import make_month
 from etl.build import build
 from etl.published import open_ledger
@@ -105,26 +107,52 @@ def took(home: Home, asked_for: str) -> tuple[float, float]:
     return statistics.median(whole), statistics.median(slowest)
 
 
-def report(home: Home, asked_for: Sequence[str]) -> list[str]:
-    """One line a page, the slowest first."""
+@dataclass(frozen=True)
+class Taken:
+    """What one page asked of the ledger, in milliseconds of its processor time."""
+
+    page: str
+    ms: float
+    counts: float  # as a multiple of one count over the whole table
+    slowest_ms: float  # of its questions
+
+
+@dataclass(frozen=True)
+class Report:
+    """All pages, the slowest first."""
+
+    requests: int
+    count_ms: float
+    rows: list[Taken]
+
+
+def measure(home: Home, asked_for: Sequence[str]) -> Report:
+    """Ask each page several times."""
     with open_ledger(home) as db:
-        ((rows,),) = db.execute("SELECT count(*) FROM ledger").fetchall()
+        ((count,),) = db.execute("SELECT count(*) FROM ledger").fetchall()
         clocked = Clocked(db)
         for _ in range(TIMES):
             clocked.execute(MEASURE)
     unit = statistics.median(clocked.seconds) * 1000
-    lines = [f"{rows} requests; one count over the ledger takes {unit:.1f} ms", f"{'page':<64} {'ms':>8} {'x count':>8} {'slowest':>8}"]
-    measured = sorted(((*took(home, each), each) for each in asked_for), reverse=True)
-    lines += [f"{each:<64} {whole:>8.1f} {whole / unit:>8.1f} {slowest:>8.1f}" for whole, slowest, each in measured]
-    over = sum(whole > LIMIT_MS for whole, _, _ in measured)
-    return [*lines, f"{over} of {len(measured)} pages ask for more than {LIMIT_MS} ms"]
+    found = [(*took(home, each), each) for each in asked_for]
+    return Report(count, unit, [Taken(page, ms, ms / unit, slowest) for ms, slowest, page in sorted(found, reverse=True)])
+
+
+def shown(report: Report) -> str:
+    """The table: one line a page."""
+    lines = [f"{report.requests} requests; one count over the ledger takes {report.count_ms:.1f} ms"]
+    lines.append(f"{'page':<64} {'ms':>8} {'x count':>8} {'slowest':>8}")
+    lines += [f"{row.page:<64} {row.ms:>8.1f} {row.counts:>8.1f} {row.slowest_ms:>8.1f}" for row in report.rows]
+    over = sum(row.ms > LIMIT_MS for row in report.rows)
+    return "\n".join([*lines, f"{over} of {len(report.rows)} pages ask for more than {LIMIT_MS} ms"])
 
 
 def main() -> None:
-    """Read the options, measure and print."""
+    """Read the options, measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=1_000_000)
     parser.add_argument("--home", type=Path, help="a home that has a ledger; none is generated")
+    parser.add_argument("--json", type=Path, help="write the table here too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tokenledger-bench-") as folder:
         if options.home is None:
@@ -134,7 +162,11 @@ def main() -> None:
             home = Home(options.home)
         with open_ledger(home) as db:
             asked_for = addresses(db)
-        print("\n".join(report(home, asked_for)))
+        report = measure(home, asked_for)
+    print(shown(report))
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps({"bench": "pages", "machine": machine(), **asdict(report)}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -87,8 +87,9 @@ def test_every_page_is_asked_and_told(month: Month, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(pages, "TIMES", 1)
     with open_ledger(month.home) as db:
         asked_for = pages.addresses(db)
-    told = pages.report(month.home, asked_for)
-    assert {line.split()[0] for line in told[2:-1]} == set(asked_for)
+    told = pages.measure(month.home, asked_for)
+    assert {row.page for row in told.rows} == set(asked_for)
+    assert {line.split()[0] for line in pages.shown(told).splitlines()[2:-1]} == set(asked_for)
     assert len(asked_for) > 30
 
 
