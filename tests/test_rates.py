@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from schemas.bookfile import Problem
+from schemas.dated import uncovered
 from schemas.instants import parse_instant
 from schemas.meters import chain
 from schemas.rates import COLUMNS, OPTIONAL, Rate, Use, applicable, minutes_of, rates_of, weekday_mask
@@ -139,6 +140,42 @@ def test_the_vendors_clock_decides_the_hour_and_the_day() -> None:
             ),
             "(service_tier=flex), and neither",
         ),
+        (
+            (
+                "a m input 1 service_tier=flex effective_to=2026-02-01T00:00:00Z",
+                "a m input 2 region=eu effective_to=2026-03-01T00:00:00Z",
+                "a m input 3 service_tier=flex region=eu effective_to=2026-02-01T00:00:00Z",
+            ),
+            "",
+        ),
+        (
+            ("a m input 1 service_tier=flex", "a m input 2 region=eu", "a m input 3 service_tier=flex region=eu min_input_tokens=1"),
+            "(service_tier=flex), and neither",
+        ),
+        (
+            (
+                "a m input 1 service_tier=flex hours=08:00-12:00",
+                "a m input 2 region=eu hours=10:00-14:00",
+                "a m input 3 service_tier=flex region=eu hours=10:00-12:00",
+            ),
+            "",
+        ),
+        (
+            (
+                "a m input 1 service_tier=flex weekdays=mon-wed",
+                "a m input 2 region=eu weekdays=wed-fri",
+                "a m input 3 service_tier=flex region=eu weekdays=wed",
+            ),
+            "",
+        ),
+        (
+            (
+                "a m input 1 service_tier=flex weekdays=mon-wed",
+                "a m input 2 region=eu weekdays=wed-fri",
+                "a m input 3 service_tier=flex region=eu weekdays=tue",
+            ),
+            "(service_tier=flex weekdays=mon,tue,wed), and neither",
+        ),
     ],
 )
 def test_a_tie_is_refused_unless_something_settles_it(rows: tuple[str, ...], tie: str) -> None:
@@ -149,6 +186,26 @@ def test_a_tie_is_refused_unless_something_settles_it(rows: tuple[str, ...], tie
         assert (problem.line, problem.field) == (3, "conditions")
         assert f"can apply together with line 2 {tie}" in problem.what
         assert problem.cure == "add a row that names both conditions, or make lines 2 and 3 exclude each other"
+
+
+def test_a_row_that_has_ended_hides_no_tie_between_later_ones() -> None:
+    """Lines 3 and 4 are told, though line 2 ended before either began."""
+    later = "effective_from=2026-02-01T00:00:00Z"
+    _, (problem,) = read("a m input 1 service_tier=flex effective_to=2026-02-01T00:00:00Z", f"a m input 2 region=eu {later}", f"a m input 3 endpoint=chat {later}")  # fmt: skip
+    assert (problem.line, "line 3 (region=eu)" in problem.what) == (4, True)
+
+
+def test_where_no_row_is_in_force() -> None:
+    """The first stretch that nothing covers, half-open; it ends where a later row begins, or where the question does."""
+    (first, second), _ = read("a m input 1 effective_to=2026-02-01T00:00:00Z", "a n input 1 effective_from=2026-03-01T00:00:00Z effective_to=2026-04-01T00:00:00Z")  # fmt: skip
+    january, february, march, april = (parse_instant(f"2026-0{month}-01T00:00:00Z") for month in (1, 2, 3, 4))
+    assert uncovered((first, second), january, february) is None
+    assert uncovered((first, second), january, february + 1) == (february, february + 1)
+    assert uncovered((second, first), january, april) == (february, march)
+    assert uncovered((first, second), january, None) == (february, march)
+    assert uncovered((first,), january, march) == (february, march)
+    assert uncovered((), january, march) == (january, march)
+    assert uncovered((first,), january, None) == (february, None)
 
 
 def test_whose_price_a_meter_has() -> None:

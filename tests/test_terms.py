@@ -96,6 +96,52 @@ def test_a_multiplier_that_no_unit_price_can_hold_is_refused_with_both_lines(tmp
     assert not problems(tmp_path / "elsewhere", rates=rates, terms=terms("routed * * multiplier 1.155"))
 
 
+COVERED = {
+    "of every channel": ("official fine input 0.0001", "* * * multiplier 1.155", "official fine input multiplier 1"),
+    "of one channel, for a price of every one": (
+        "* fine input 0.0001",
+        "official * * multiplier 1.155",
+        "official fine input multiplier 1",
+    ),
+    "of one model, for a price of every one": (
+        "official * input 0.0001",
+        "official fine * multiplier 1.155",
+        "official fine input multiplier 1",
+    ),
+    "by one of every meter": ("official fine input 0.0001", "official * * multiplier 1.155", "official fine * multiplier 1"),
+    "until both end": (
+        "official fine input 0.0001",
+        "official * * multiplier 1.155 to=2026-06-01T00:00:00Z",
+        "official fine input multiplier 1 to=2026-06-01T00:00:00Z",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", COVERED)
+def test_a_multiplier_that_a_more_specific_one_outranks_may_be_any(tmp_path: Path, case: str) -> None:
+    """Nothing is ever multiplied by it; without the other it is refused."""
+    price, general, special = COVERED[case]
+    rates = more_rates(price)
+    assert not problems(tmp_path / "both", rates=rates, terms=terms(general, special))
+    assert problems(tmp_path / "alone", rates=rates, terms=terms(general))
+
+
+def test_each_price_that_a_multiplier_meets_is_looked_at(tmp_path: Path) -> None:
+    """One that is outranked hides no other; another model's price is none of them."""
+    rates = more_rates("official fine input 0.0001", "official finer input 0.0001")
+    (said,) = problems(tmp_path / "next", rates=rates, terms=terms("official * * multiplier 1.155", "official fine input multiplier 1"))
+    assert "a multiplier of 1 for official finer input" in said
+    (said,) = problems(tmp_path / "own", rates=rates, terms=terms("official fine * multiplier 1.155"))
+    assert "a multiplier of 1 for official fine input" in said
+    assert not problems(tmp_path / "another", rates=rates, terms=terms("official other * multiplier 1.155"))
+
+
+def test_a_pool_may_change_its_size(tmp_path: Path) -> None:
+    """Rows of one pool must agree only where both are in force."""
+    before, after = "official a second allowance_day 1 pool=p to=2026-06-01T00:00:00Z", "official b second allowance_day 2 pool=p from=2026-06-01T00:00:00Z"  # fmt: skip
+    assert not problems(tmp_path, terms=terms(before, after))
+
+
 def test_the_next_row_ends_the_one_before(tmp_path: Path) -> None:
     """An open end is the beginning of the next row for the same thing; a row's id is made of what it says."""
     home = Home(tmp_path)
