@@ -13,7 +13,7 @@ from etl.sources import Sources, read_sources
 from etl.verify import WrongError, verify
 from proxy.journal import PROXY_SLOT, Journal
 from proxy.seal import seal
-from schemas.frames import Damage, Frame, decode
+from schemas.frames import Damage, Frame, decode, encode, frame, payload
 from schemas.home import Home
 from schemas.records import KINDS, Instant, Record
 from tests.campaign import events
@@ -52,6 +52,14 @@ def test_every_bit_of_a_spool_costs_at_most_its_own_record(home: Home, record_pr
         assert any(isinstance(piece, Damage) for piece in pieces), at
         caught += 1
     record_property("trust: bit flips in a spool found", caught)
+
+
+def test_what_nobody_of_us_wrote_is_damage_and_no_record() -> None:
+    """A whole frame of a kind that there is not, and an end too short for any head; the frames around them are read."""
+    first, last = (encode(event(f"e{number}", "test"), number) for number in (1, 3))
+    foreign = frame(payload(event("e2", "test")).replace(b'"k":"event"', b'"k":"extra"'), 2)
+    kinds = [type(piece) for piece in decode(first + foreign + last + last[:10])]
+    assert kinds == [Frame, Damage, Frame, Damage]
 
 
 @pytest.fixture

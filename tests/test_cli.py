@@ -66,6 +66,18 @@ def events(home: Home) -> list[dict[str, object]]:
 TOPUP = ("wallet", "topup", "--wallet", "team", "--bucket", "official_credit", "--by", "ann", "--reference", "inv-1", "--reason", "October")
 
 
+def test_a_finding_is_accepted_by_name_and_with_a_reason(home: Home) -> None:
+    """What is accepted, by whom and why stands in the journal; an empty word is refused and nothing is recorded."""
+    for words, option in ((("", "ann", "late"), "SUBJECT"), (("r2/1", " ", "late"), "--by"), (("r2/1", "ann", ""), "--reason")):
+        refused = tokenledger(home, "acknowledge", words[0], "--by", words[1], "--reason", words[2])
+        assert (refused.returncode, f"{option} is empty" in refused.stderr, "cure:" in refused.stderr) == (2, True, True)
+    assert events(home) == []
+    told = json.loads(tokenledger(home, "acknowledge", "r2/1", "--by", " ann ", "--reason", "given up", "--json").stdout)
+    (found,) = events(home)
+    assert (found["event_id"], found["event"], found["actor"], found["reason"]) == (told["event_id"], "acknowledged", "ann", "given up")
+    assert told["subject"] == "r2/1"
+
+
 def test_every_command_takes_home_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     """Each command that is listed loads, explains itself on stdout with exit code 0, and takes --home."""
     for name, entry in COMMANDS.items():

@@ -18,7 +18,7 @@ from proxy.journal import ADMIN_SLOT, PROXY_SLOT, Journal, JournalBusyError, Jou
 from schemas.frames import Damage, Frame
 from schemas.home import Home
 from schemas.records import Event, Instant
-from schemas.spool import unsealed
+from schemas.spool import is_live, read_segment, unsealed
 
 
 def event(name: str) -> Event:
@@ -261,3 +261,14 @@ def test_a_slot_is_waited_for_as_long_as_was_said(home: Home) -> None:
     first.close()
     waiting.join()
     assert names(home) == ["a", "b"]
+
+
+def test_a_segment_is_live_while_its_journal_holds_it(home: Home) -> None:
+    """The sealer leaves such a one; one that it took away meanwhile holds nothing for whoever reads."""
+    journal = Journal(home, PROXY_SLOT)
+    (segment,) = journal.folder.glob("*.seg")
+    assert is_live(segment)
+    journal.close()
+    assert not is_live(segment)
+    segment.unlink()
+    assert read_segment(segment) == b""
