@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -61,14 +61,11 @@ class Desk:
         self._recording = recording
         self._journal = journal
         self._clock = clock
+        self.now: Callable[[], Instant] = clock.now  # the present instant
         self._spool = journal.home.spool
         self._keys = keys
         self._note = LossNote(journal.folder)
         self._unreported_losses = self._note.count
-
-    def now(self) -> Instant:
-        """The present instant."""
-        return self._clock.now()
 
     def exchange(self, head: RequestHead, client: Client, *, parent: str | None = None) -> Exchange:
         """A new exchange for a request whose head has come, or for a turn of the WebSocket that `parent` opened."""
@@ -85,7 +82,7 @@ class Desk:
         before = self._take_losses()
         try:
             await self._make_keys(records)
-            await self._append([*self._loss_event(before), *records])
+            await self._journal.append(self._encrypted([*self._loss_event(before), *records]))
         except JournalError as error:
             self._unreported_losses += before
             if refuse:
@@ -132,19 +129,17 @@ class Desk:
         """Hand records in without waiting."""
         before = self._take_losses()
 
-        def settle(failed: bool) -> None:
-            if failed:
-                self._unreported_losses += before
-                self._lost(len(records))
-            else:
-                self._note.add(-before)
+        def failed() -> None:
+            self._unreported_losses += before
+            self._lost(len(records))
+
+        def written() -> None:
+            self._note.add(-before)
 
         try:
-            future = self._append([*self._loss_event(before), *records])
+            self._journal.post(self._encrypted([*self._loss_event(before), *records]), failed, written if before else None)
         except JournalError:
-            settle(failed=True)
-            return
-        future.add_done_callback(lambda done: settle(done.exception() is not None))
+            failed()
 
     def event(self, kind: str, **facts: object) -> Event:
         """An event of the proxy's own."""
@@ -164,12 +159,12 @@ class Desk:
                     with _key_needed():
                         await asyncio.to_thread(self._keys.of, subject)
 
-    def _append(self, records: Sequence[Record]) -> asyncio.Future[None]:
-        """Hand records to the journal, bodies encrypted where the book says so. Raises JournalError."""
-        if self._keys is not None:
-            with _key_needed():
-                records = [self._keys.encrypted(record) if isinstance(record, Body) else record for record in records]
-        return self._journal.append(records)
+    def _encrypted(self, records: Sequence[Record]) -> Sequence[Record]:
+        """The records as they are written: bodies encrypted where the book says so. Raises JournalError."""
+        if self._keys is None:
+            return records
+        with _key_needed():
+            return [self._keys.encrypted(record) if isinstance(record, Body) else record for record in records]
 
     def _take_losses(self) -> int:
         losses, self._unreported_losses = self._unreported_losses, 0

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import msgspec
 import orjson
 
 from proxy import dialects, event_stream, redact
@@ -55,8 +56,7 @@ class Recording:
     subject_of: Callable[[Request], str] = lambda _: UNKNOWN  # whose messages the bodies of a request are
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
+class Client(msgspec.Struct, frozen=True):
     """Who connected to which door."""
 
     door: str
@@ -64,8 +64,7 @@ class Client:
     connection: str
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(msgspec.Struct, frozen=True):
     """A request's head as the client sent it."""
 
     method: str
@@ -148,7 +147,7 @@ class Exchange:
     def request_body(self, at: Instant) -> list[Body]:
         """The request's bytes as a record, if bodies are kept and there are any; the machine lets go of them."""
         self.message = None
-        body, self._body = self._body, _Message(())
+        body, self._body = self._body, _NOTHING
         return body.record(self.request_id, 0, at, self._subject) if self._recording.keep_bodies else []
 
     def attempt(
@@ -199,7 +198,7 @@ class AttemptCapture:
         self._first_byte_at: Instant | None = None
         self._first_token_at: Instant | None = None
         self._client_gone_at: Instant | None = None
-        self._body = _Message(())
+        self._body: _Message = _NOTHING
         self._stream: SseDecoder | LineDecoder | event_stream.EventStreamDecoder | None = None
         self._found = _Found()
 
@@ -589,6 +588,16 @@ class _Message:
         if len(self._kept) != 1:
             self._kept = [b"".join(self._kept)]
         return self._kept[0]
+
+
+class _Nothing(_Message):
+    """Of a message whose head has not come, or that was let go of; one for all."""
+
+    def take(self, data: bytes) -> None:
+        raise AssertionError(f"{len(data)} bytes of no message")
+
+
+_NOTHING = _Nothing(())
 
 
 @lru_cache(maxsize=256)  # a multipart boundary apart, there are few

@@ -60,4 +60,7 @@ def has_body(method: bytes, status: int) -> bool:
 def head_of(status: int, reason: bytes | None, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """An answer's head up to the blank line, which is left out."""
     phrase = _REASONS.get(status, b"") if reason is None else reason
-    return b"".join((b"HTTP/1.1 %d %b\r\n" % (status, phrase), *(b"%b: %b\r\n" % field for field in headers)))
+    lines = [b"HTTP/1.1 %d %b" % (status, phrase)]
+    lines += [name + b": " + value for name, value in headers]
+    lines.append(b"")
+    return b"\r\n".join(lines)

@@ -13,11 +13,12 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import uuid_utils
@@ -54,16 +55,21 @@ class JournalUnusableError(UsageError):
     """The journal's folder cannot be written."""
 
 
+Ended = Callable[[JournalError | None], None]
+
+
 class _Entry:
-    """Records that belong together, and who waits for them."""
+    """Records that belong together, and who is told when they are written, or could not be: in this event loop, or where the writer is."""
 
-    __slots__ = ("contents", "done", "error", "future")
+    __slots__ = ("contents", "ended", "failures_only", "loop")
 
-    def __init__(self, records: Sequence[Record], future: asyncio.Future[None] | None) -> None:
+    def __init__(
+        self, records: Sequence[Record], ended: Ended, loop: asyncio.AbstractEventLoop | None, *, failures_only: bool = False
+    ) -> None:
         self.contents = _payloads(records)
-        self.future = future
-        self.done = threading.Event() if future is None else None
-        self.error: JournalError | None = None
+        self.ended = ended
+        self.loop = loop
+        self.failures_only = failures_only
 
 
 class Journal:
@@ -111,19 +117,40 @@ class Journal:
         """A future that is done when the records are on the disk, or fails with JournalError."""
         loop = asyncio.get_running_loop()
         future = loop.create_future()
-        if self._enqueue(_Entry(records, future)):
-            loop.call_soon(self._wake_writer)  # once for all that is handed in before the loop turns again
+        self._hand_in(_Entry(records, functools.partial(_resolve, future), loop), loop)
         return future
+
+    def post(self, records: Sequence[Record], failed: Callable[[], None], written: Callable[[], None] | None = None) -> None:
+        """Write records that nobody waits for; the loop is told if they cannot be, and if they are where somebody asks. Raises JournalError."""
+        loop = asyncio.get_running_loop()
+
+        def ended(error: JournalError | None) -> None:
+            if error is not None:
+                failed()
+            elif written is not None:
+                written()
+
+        self._hand_in(_Entry(records, ended, loop, failures_only=written is None), loop)
 
     def append_wait(self, records: Sequence[Record]) -> None:
         """Wait until the records are on the disk; raises JournalError. For callers without an event loop."""
-        entry = _Entry(records, None)
-        self._enqueue(entry)
+        done = threading.Event()
+        found: list[JournalError] = []
+
+        def ended(error: JournalError | None) -> None:
+            if error is not None:
+                found.append(error)
+            done.set()
+
+        self._enqueue(_Entry(records, ended, None))
         self._wake_writer()
-        assert entry.done is not None
-        entry.done.wait()
-        if entry.error is not None:
-            raise entry.error
+        done.wait()
+        if found:
+            raise found[0]
+
+    def _hand_in(self, entry: _Entry, loop: asyncio.AbstractEventLoop) -> None:
+        if self._enqueue(entry):
+            loop.call_soon(self._wake_writer)  # once for all that is handed in before the loop turns again
 
     def close(self) -> None:
         """Write what is queued, give the unused part of the segment back, and release the slot."""
@@ -259,29 +286,34 @@ def _payloads(records: Sequence[Record]) -> list[bytes]:
 
 def _acknowledge(batch: list[_Entry], error: JournalError | None) -> None:
     """Tell everybody in the batch, with one wake-up per event loop."""
-    loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    loops: dict[asyncio.AbstractEventLoop, list[Ended]] = {}
     for entry in batch:
-        if entry.future is not None:
-            loops.setdefault(entry.future.get_loop(), []).append(entry.future)
-        elif entry.done is not None:
-            entry.error = error
-            entry.done.set()
-    for loop, futures in loops.items():
+        if error is None and entry.failures_only:
+            continue
+        if entry.loop is None:
+            entry.ended(error)
+        else:
+            loops.setdefault(entry.loop, []).append(entry.ended)
+    for loop, told in loops.items():
         try:
-            loop.call_soon_threadsafe(_resolve, futures, error)
+            loop.call_soon_threadsafe(_tell, told, error)
         except RuntimeError:
             continue  # that loop is closed: nobody waits there any more
 
 
-def _resolve(futures: list[asyncio.Future[None]], error: JournalError | None) -> None:
-    for future in futures:
-        if future.done():
-            continue
-        if error is None:
-            future.set_result(None)
-        else:
-            future.set_exception(error)
-            future.exception()  # a CLOSE is not always waited for; the loss is counted by the journal's owner
+def _tell(everybody: list[Ended], error: JournalError | None) -> None:
+    for ended in everybody:
+        ended(error)
+
+
+def _resolve(future: asyncio.Future[None], error: JournalError | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+        future.exception()  # whoever waited may have left
 
 
 def _allocated(fd: int, size: int, least: int) -> int:

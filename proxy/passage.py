@@ -348,7 +348,8 @@ class Passage:
                     if connection.full:
                         await connection.drained()
                     chunk = await answer.read()
-                    attempt.chunk(chunk, desk.now())
+                    if chunk:
+                        attempt.chunk(chunk, desk.now())
         except BROKEN as error:
             ending = "timeout" if isinstance(error, TimeoutError) else "upstream_truncated"
             words = str(error) or type(error).__name__

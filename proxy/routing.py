@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import email.utils
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from schemas.book import Book, Channel
 
@@ -18,8 +19,7 @@ MAX_DELAY_S = 4.0
 MAX_RETRY_AFTER_S = 20.0
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """One channel of a route and the model id it is sent."""
 
     channel: Channel
@@ -27,8 +27,7 @@ class Target:
     sent_model: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Next:
+class Next(msgspec.Struct, frozen=True):
     """The next try: where, why, and after how long."""
 
     target: Target
