@@ -85,6 +85,23 @@ class Command:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+def room(folder: Path, name: str) -> Path:
+    """A new folder in this one, for a contender or a measurement."""
+    place = folder / folder_name(name)
+    place.mkdir()
+    return place
+
+
+def folder_name(name: str) -> str:
+    """How the folder of a contender is called."""
+    return name.replace(" ", "-")
+
+
+def every_core() -> str:
+    """All cores that this process may use, as taskset takes them."""
+    return ",".join(map(str, sorted(os.sched_getaffinity(0))))
+
+
 def free_port() -> int:
     """A loopback port that nobody listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -142,9 +159,9 @@ def aiohttp_relay(_: Path, port: int, upstream_port: int) -> Command:
     return Command([sys.executable, "-m", "bench.aiohttp_relay", str(port), f"http://127.0.0.1:{upstream_port}"])
 
 
-def gateway(folder: Path, port: int, upstream_port: int) -> Command:
-    """Our gateway door, everything recorded."""
-    return Command([*_proxy(folder, upstream_port), "--no-forward", "--gateway-port", str(port)])
+def gateway(folder: Path, port: int, upstream_port: int, *more: str) -> Command:
+    """Our gateway door, everything recorded; `more` are options of `tokenledger proxy`, of which the last counts."""
+    return Command([*_proxy(folder, upstream_port), "--no-forward", "--gateway-port", str(port), *more])
 
 
 def forward(folder: Path, port: int, upstream_port: int) -> Command:

@@ -8,7 +8,6 @@ failed or a door's records are not what the upstream was asked.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -19,9 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench import contenders, sealing, streams, workers
-from bench.contenders import Command, StartError, free_port, home_of, running
+from bench.contenders import Command, StartError, folder_name, free_port, home_of, room, running
 from bench.load import Load, LoadError, Round, once, wrk
-from bench.machine import machine
+from bench.machine import machine, write
 from schemas import manifest
 from schemas.home import Home
 
@@ -73,11 +72,11 @@ def compare(names: Sequence[str], effort: Effort, folder: Path, *, forward: bool
     path = f"http://127.0.0.1:{upstream_port}{PATH}" if forward else PATH
     taken: dict[str, dict[int, list[Round]]] = {}
     with ExitStack() as stack:
-        place = _room(folder, "upstream")
+        place = room(folder, "upstream")
         vendor = stack.enter_context(running(contenders.upstream(place, upstream_port), upstream_port, LOAD_CORE, place))
         started = {ALONE: (vendor.pid, upstream_port, PATH, Command([]))}
         for name in names:
-            place, port = _room(folder, name), free_port()
+            place, port = room(folder, name), free_port()
             command = table[name](place, port, upstream_port)
             process = stack.enter_context(running(command, port, SERVER_CORE, place))
             started[name] = (process.pid, port, path, command)
@@ -92,7 +91,7 @@ def compare(names: Sequence[str], effort: Effort, folder: Path, *, forward: bool
                     taken.setdefault(name, {}).setdefault(clients, []).append(wrk(folder, load, LOAD_CORE, pid))
     for name in names:
         if table[name] in (contenders.gateway, contenders.forward):
-            check_records(home_of(folder / _folder_name(name)), taken[name])
+            check_records(home_of(folder / folder_name(name)), taken[name])
     return [_row(name, taken[name]) for name in [*names, ALONE]]
 
 
@@ -118,16 +117,6 @@ def _row(name: str, taken: dict[int, list[Round]]) -> Row:
         p50_ms=middle(each.p50_ms for each in calm),
         p99_ms=middle(each.p99_ms for each in calm),
     )
-
-
-def _folder_name(name: str) -> str:
-    return name.replace(" ", "-")
-
-
-def _room(folder: Path, name: str) -> Path:
-    place = folder / _folder_name(name)
-    place.mkdir()
-    return place
 
 
 def table(rows: Sequence[Row], ours: str) -> str:
@@ -163,22 +152,21 @@ def main() -> None:
                     print(f"left out, because it is not installed: {name}")
                 if ours not in chosen:
                     continue
-                rows = compare(chosen, effort, _room(Path(folder), what), forward=what == "forward")
+                rows = compare(chosen, effort, room(Path(folder), what), forward=what == "forward")
                 print(table(rows, ours))
                 result[what] = [asdict(row) for row in rows]
             if not options.only:
-                opened = streams.measure(_room(Path(folder), "streams"), effort.streams, effort.streams // 4, SERVER_CORE, LOAD_CORE)
+                opened = streams.measure(room(Path(folder), "streams"), effort.streams, effort.streams // 4, SERVER_CORE, LOAD_CORE)
                 print(streams.shown(opened))
-                kept_up = sealing.measure(_room(Path(folder), "sealing"), effort.sealing_s)
+                kept_up = sealing.measure(room(Path(folder), "sealing"), effort.sealing_s)
                 print(sealing.shown(kept_up))
-                many = workers.measure(_room(Path(folder), "workers"), effort.rounds, effort.seconds)
+                many = workers.measure(room(Path(folder), "workers"), effort.rounds, effort.seconds)
                 print(workers.shown(many))
                 result |= {"streams": asdict(opened), "sealing": asdict(kept_up), "workers": asdict(many)}
         except (BenchError, LoadError, StartError, streams.StreamError, sealing.SealingError) as fault:
             sys.exit(f"bench: {fault}")
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        write(options.json, result)
 
 
 if __name__ == "__main__":

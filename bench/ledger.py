@@ -9,7 +9,6 @@ ledger's counts or sums are not the generator's. A busy machine stretches second
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -23,7 +22,7 @@ from pathlib import Path
 
 import duckdb
 
-from bench.machine import machine
+from bench.machine import machine, write
 from bench.months import DAYS, ROWS, Month, make_month
 from schemas.home import Home
 
@@ -190,8 +189,7 @@ def main() -> None:
         except BenchError as fault:
             sys.exit(f"bench: {fault}")
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({"bench": "ledger", "machine": machine(), "rows": rows}, indent=1) + "\n")
+        write(options.json, {"bench": "ledger", "machine": machine(), "rows": rows})
 
 
 if __name__ == "__main__":

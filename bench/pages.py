@@ -9,7 +9,6 @@ took on all cores, which a busy machine does not stretch (not that of drawing), 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from urllib.parse import parse_qs
 
 import duckdb
 
-from bench.machine import machine
+from bench.machine import machine, write
 from bench.months import make_month
 from etl.build import build
 from etl.published import open_ledger
@@ -165,8 +164,7 @@ def main() -> None:
         report = measure(home, asked_for)
     print(shown(report))
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({"bench": "pages", "machine": machine(), **asdict(report)}, indent=1) + "\n")
+        write(options.json, {"bench": "pages", "machine": machine(), **asdict(report)})
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ Nothing is pinned here: the sealing process takes what the doors leave it, as it
 
 from __future__ import annotations
 
-import dataclasses
-import os
 import re
 import statistics
 import time
@@ -15,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import contenders
-from bench.contenders import Command, free_port, home_of, running
+from bench.contenders import every_core, free_port, home_of, running
 from bench.load import Load, wrk
 from schemas import manifest
 from schemas.home import Home
@@ -46,14 +44,16 @@ def measure(folder: Path, seconds: float) -> Sealing:
     vendor_port, port, admin = free_port(), free_port(), free_port()
     for name in ("upstream", "gateway"):
         (folder / name).mkdir()
-    everywhere = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    everywhere = every_core()
     home = home_of(folder / "gateway")
     load = Load(port, "/v1/chat/completions", {}, CLIENTS, ROUND_S)
     behind, rates, tails = [], [], []
     passed = 0
     with (
         running(contenders.upstream(folder / "upstream", vendor_port), vendor_port, everywhere, folder / "upstream"),
-        running(_gateway(folder / "gateway", port, vendor_port, admin), port, everywhere, folder / "gateway") as process,
+        running(
+            contenders.gateway(folder / "gateway", port, vendor_port, "--admin-port", str(admin)), port, everywhere, folder / "gateway"
+        ) as process,
     ):
         began = time.monotonic()
         while time.monotonic() - began < seconds:
@@ -63,14 +63,14 @@ def measure(folder: Path, seconds: float) -> Sealing:
             tails.append(taken.p99_ms)
             behind.append((passed - sealed(home)) / taken.per_second)
         took = time.monotonic() - began
-        soon = _soon(admin)
+        every, soon = looks(admin)
     if not passed <= sealed(home) <= passed + CLIENTS * len(rates):
         raise SealingError(f"{passed} requests passed, {sealed(home)} are sealed")
     third = max(len(behind) // 3, 1)
     first, last = statistics.median(behind[:third]), statistics.median(behind[-third:])
     if last > 3 * max(first, 10.0):
         raise SealingError(f"the spool grows: {first:.0f} seconds of traffic were unsealed at first, {last:.0f} at last")
-    return Sealing(took, statistics.median(rates), first, last, statistics.median(tails), soon)
+    return Sealing(took, statistics.median(rates), first, last, statistics.median(tails), soon / every)
 
 
 def sealed(home: Home) -> int:
@@ -78,16 +78,14 @@ def sealed(home: Home) -> int:
     return sum(file.rows for line in manifest.read(home.manifest) for file in line.files if file.kind == "request")
 
 
-def _gateway(folder: Path, port: int, vendor_port: int, admin: int) -> Command:
-    plain = contenders.gateway(folder, port, vendor_port)
-    return dataclasses.replace(plain, words=[*plain.words, "--admin-port", str(admin)])
-
-
-def _soon(admin: int) -> float:
+def looks(admin: int) -> tuple[int, int]:
+    """How often a proxy's event loop was looked at, and how often it was then no later than LAG_S."""
     with urllib.request.urlopen(f"http://127.0.0.1:{admin}/metrics", timeout=30) as answer:
         text = answer.read().decode()
-    soon, every = (float(re.search(rf'loop_lag_seconds_bucket{{le="{bound}"}} (\S+)', text)[1]) for bound in (LAG_S, r"\+Inf"))  # type: ignore[index]
-    return soon / every
+    every, soon = (re.search(rf'loop_lag_seconds_bucket{{le="{bound}"}} (\d+)', text) for bound in (r"\+Inf", LAG_S))
+    assert every is not None
+    assert soon is not None
+    return int(every[1]), int(soon[1])
 
 
 def shown(found: Sealing) -> str:

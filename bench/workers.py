@@ -5,15 +5,13 @@ One worker is more than one thread: its journal and its sealing take of the othe
 
 from __future__ import annotations
 
-import dataclasses
-import os
 import statistics
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench import contenders
-from bench.contenders import free_port, running
+from bench.contenders import every_core, free_port, room, running
 from bench.load import Load, wrk
 
 CLIENTS = 64
@@ -29,29 +27,22 @@ class Workers:
 
 def measure(folder: Path, rounds: int, seconds: int) -> Workers:
     """One worker and two by turns, nothing pinned. Raises LoadError, StartError."""
-    everywhere = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    everywhere = every_core()
     vendor_port = free_port()
     rates: dict[int, list[float]] = {1: [], 2: []}
     with ExitStack() as stack:
-        place = _room(folder, "upstream")
+        place = room(folder, "upstream")
         stack.enter_context(running(contenders.upstream(place, vendor_port), vendor_port, everywhere, place))
         started = {}
         for count in rates:
-            place, port = _room(folder, str(count)), free_port()
-            plain = contenders.gateway(place, port, vendor_port)
-            command = dataclasses.replace(plain, words=[*plain.words, "--workers", str(count)])
+            place, port = room(folder, str(count)), free_port()
+            command = contenders.gateway(place, port, vendor_port, "--workers", str(count))
             started[count] = port, stack.enter_context(running(command, port, everywhere, place))
         for _ in range(rounds):
             for count, (port, process) in started.items():
                 load = Load(port, "/v1/chat/completions", {}, CLIENTS, seconds)
                 rates[count].append(wrk(folder, load, everywhere, process.pid).per_second)
     return Workers(statistics.median(rates[1]), statistics.median(rates[2]))
-
-
-def _room(folder: Path, name: str) -> Path:
-    place = folder / name
-    place.mkdir()
-    return place
 
 
 def shown(found: Workers) -> str:

@@ -129,7 +129,7 @@ class Desk:
         """Hand records in without waiting."""
         before = self._take_losses()
 
-        def failed() -> None:
+        def failed(_: JournalError) -> None:
             self._unreported_losses += before
             self._lost(len(records))
 
@@ -138,8 +138,8 @@ class Desk:
 
         try:
             self._journal.post(self._encrypted([*self._loss_event(before), *records]), failed, written if before else None)
-        except JournalError:
-            failed()
+        except JournalError as error:
+            failed(error)
 
     def event(self, kind: str, **facts: object) -> Event:
         """An event of the proxy's own."""

@@ -42,7 +42,7 @@ from OpenSSL import SSL
 from proxy import answers, forward_h2, forward_http, forward_ws, heads, progress, silence
 from proxy.desk import Desk, Refused
 from proxy.exchange import AttemptCapture, Client, Exchange, RequestHead
-from proxy.forward_hooks import Hooks
+from proxy.forward_hooks import call_straight
 from proxy.forward_http import StrictServer
 from proxy.guard import Guard, headers_of
 from proxy.ports import PortInUseError, reserve
@@ -366,7 +366,7 @@ class ForwardDoor:
         self._master.addons.add(
             core.Core(), self._servers, self._addon, next_layer.NextLayer(), tlsconfig.TlsConfig(), _Exceptions(self._hosts)
         )
-        Hooks(self._master.addons.chain).install()
+        call_straight(self._master.addons.chain)
         # Lazy: an upstream that is down must meet a recorded attempt, not the CONNECT before it.
         # No raw TCP: it is taken for what does not look like HTTP at once, and a channel would be reached past the record.
         opts.update(connection_strategy="lazy", validate_inbound_headers=True, rawtcp=False, upstream_cert=False)

@@ -55,21 +55,20 @@ class JournalUnusableError(UsageError):
     """The journal's folder cannot be written."""
 
 
-Ended = Callable[[JournalError | None], None]
+Written = Callable[[], None]
+Failed = Callable[[JournalError], None]
 
 
 class _Entry:
     """Records that belong together, and who is told when they are written, or could not be: in this event loop, or where the writer is."""
 
-    __slots__ = ("contents", "ended", "failures_only", "loop")
+    __slots__ = ("contents", "failed", "loop", "written")
 
-    def __init__(
-        self, records: Sequence[Record], ended: Ended, loop: asyncio.AbstractEventLoop | None, *, failures_only: bool = False
-    ) -> None:
+    def __init__(self, records: Sequence[Record], written: Written | None, failed: Failed, loop: asyncio.AbstractEventLoop | None) -> None:
         self.contents = _payloads(records)
-        self.ended = ended
+        self.written = written
+        self.failed = failed
         self.loop = loop
-        self.failures_only = failures_only
 
 
 class Journal:
@@ -117,36 +116,28 @@ class Journal:
         """A future that is done when the records are on the disk, or fails with JournalError."""
         loop = asyncio.get_running_loop()
         future = loop.create_future()
-        self._hand_in(_Entry(records, functools.partial(_resolve, future), loop), loop)
+        self._hand_in(_Entry(records, functools.partial(_resolve, future), functools.partial(_reject, future), loop), loop)
         return future
 
-    def post(self, records: Sequence[Record], failed: Callable[[], None], written: Callable[[], None] | None = None) -> None:
+    def post(self, records: Sequence[Record], failed: Failed, written: Written | None = None) -> None:
         """Write records that nobody waits for; the loop is told if they cannot be, and if they are where somebody asks. Raises JournalError."""
         loop = asyncio.get_running_loop()
-
-        def ended(error: JournalError | None) -> None:
-            if error is not None:
-                failed()
-            elif written is not None:
-                written()
-
-        self._hand_in(_Entry(records, ended, loop, failures_only=written is None), loop)
+        self._hand_in(_Entry(records, written, failed, loop), loop)
 
     def append_wait(self, records: Sequence[Record]) -> None:
         """Wait until the records are on the disk; raises JournalError. For callers without an event loop."""
         done = threading.Event()
-        found: list[JournalError] = []
+        errors: list[JournalError] = []
 
-        def ended(error: JournalError | None) -> None:
-            if error is not None:
-                found.append(error)
+        def failed(error: JournalError) -> None:
+            errors.append(error)
             done.set()
 
-        self._enqueue(_Entry(records, ended, None))
+        self._enqueue(_Entry(records, done.set, failed, None))
         self._wake_writer()
         done.wait()
-        if found:
-            raise found[0]
+        if errors:
+            raise errors[0]
 
     def _hand_in(self, entry: _Entry, loop: asyncio.AbstractEventLoop) -> None:
         if self._enqueue(entry):
@@ -286,32 +277,34 @@ def _payloads(records: Sequence[Record]) -> list[bytes]:
 
 def _acknowledge(batch: list[_Entry], error: JournalError | None) -> None:
     """Tell everybody in the batch, with one wake-up per event loop."""
-    loops: dict[asyncio.AbstractEventLoop, list[Ended]] = {}
+    loops: dict[asyncio.AbstractEventLoop, list[Written]] = {}
     for entry in batch:
-        if error is None and entry.failures_only:
+        told = entry.written if error is None else functools.partial(entry.failed, error)
+        if told is None:
             continue
         if entry.loop is None:
-            entry.ended(error)
+            told()
         else:
-            loops.setdefault(entry.loop, []).append(entry.ended)
-    for loop, told in loops.items():
+            loops.setdefault(entry.loop, []).append(told)
+    for loop, everybody in loops.items():
         try:
-            loop.call_soon_threadsafe(_tell, told, error)
+            loop.call_soon_threadsafe(_tell, everybody)
         except RuntimeError:
             continue  # that loop is closed: nobody waits there any more
 
 
-def _tell(everybody: list[Ended], error: JournalError | None) -> None:
-    for ended in everybody:
-        ended(error)
+def _tell(everybody: list[Written]) -> None:
+    for told in everybody:
+        told()
 
 
-def _resolve(future: asyncio.Future[None], error: JournalError | None) -> None:
-    if future.done():
-        return
-    if error is None:
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
         future.set_result(None)
-    else:
+
+
+def _reject(future: asyncio.Future[None], error: JournalError) -> None:
+    if not future.done():
         future.set_exception(error)
         future.exception()  # whoever waited may have left
 

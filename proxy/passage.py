@@ -43,10 +43,7 @@ _WITH_LENGTH = frozenset((b"POST", b"PUT", b"PATCH"))  # methods whose body is e
 
 def is_below_base(path: str) -> bool:
     """Whether a path lies below the base path, and no dot segment leads out of it again."""
-    if "." not in path and "%" not in path:
-        return path == BASE_PATH or path.startswith(_BELOW)
-    segments = unquote(path).split("/")
-    return path == BASE_PATH or (path.startswith(_BELOW) and not {".", ".."} & set(segments))
+    return path == BASE_PATH or (path.startswith(_BELOW) and not {".", ".."} & set(unquote(path).split("/")))
 
 
 def _is_form(headers: CIMultiDict[str]) -> bool:
@@ -348,8 +345,7 @@ class Passage:
                     if connection.full:
                         await connection.drained()
                     chunk = await answer.read()
-                    if chunk:
-                        attempt.chunk(chunk, desk.now())
+                    attempt.chunk(chunk, desk.now())
         except BROKEN as error:
             ending = "timeout" if isinstance(error, TimeoutError) else "upstream_truncated"
             words = str(error) or type(error).__name__

@@ -9,8 +9,7 @@ from types import TracebackType
 class Patience:
     """Blocks of awaiting without a limit, until `wear_out` sets one: what then lasts longer in a block raises TimeoutError.
 
-    What asyncio.timeout does, for a limit that almost no request comes to have; those of two a request cost more than the rest
-    of its waiting.
+    What asyncio.timeout does; one of those would be made and entered for each block, and almost no request comes to have a limit.
     """
 
     __slots__ = ("_limit_s", "_over", "_task", "_timer", "_worn")

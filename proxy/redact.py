@@ -152,7 +152,6 @@ def _free_text(value: str) -> str:
     return _header_value(_USER_IN_URL.sub("//***@", f"{start}?{query(rest) or ''}" if mark else start))
 
 
-@lru_cache(maxsize=1024)
 def _header_value(value: str) -> str:
     """Without keys: a vendor may echo one."""
     return identifier(value, limit=MAX_HEADER_VALUE)

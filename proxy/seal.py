@@ -23,7 +23,6 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
-from msgspec import structs
 
 from proxy import log
 from schemas import durable, manifest, rawfile, sharedkeys
@@ -137,7 +136,6 @@ def _grouped(frames: list[Frame]) -> dict[tuple[str, str], list[tuple[Frame, Rec
 
 
 _READ = {kind: msgspec.json.Decoder(cls).decode for kind, cls in KINDS.items()}
-_FIELDS = {kind: cls.__struct_fields__ for kind, cls in KINDS.items()}
 _EPOCH = date(1970, 1, 1)
 _DAY_US = 86_400_000_000
 
@@ -146,14 +144,13 @@ def _write(home: Home, writer: str, kind: str, day: str, found: list[tuple[Frame
     folder = home.raw / kind / f"date={day}"
     durable.make_folder(folder)
     path = folder / f"{writer}-{found[0][0].seq:020d}.parquet"
-    names = _FIELDS[kind]
-    columns: dict[str, Sequence[Any]] = dict(
-        zip(names, zip(*(map(attrgetter(*names), (record for _, record in found))), strict=True), strict=True)
-    )
+    names = KINDS[kind].__struct_fields__
+    rows = map(attrgetter(*names), (record for _, record in found))
+    columns: dict[str, Sequence[Any]] = dict(zip(names, zip(*rows, strict=True), strict=True))
     if kind == Body.kind:
         columns["content"] = [frame.content for frame, _ in found]
     if kind == Response.kind:
-        columns["usage"] = [[structs.asdict(seen) for seen in usage] for usage in columns["usage"]]
+        columns["usage"] = [[msgspec.structs.asdict(seen) for seen in usage] for usage in columns["usage"]]
     columns |= {"writer": [writer] * len(found), "seq": [frame.seq for frame, _ in found]}
     size, digest = rawfile.write_aside(path, pa.Table.from_pydict(columns, schema=ARROW[kind]))
     rawfile.take_place(path)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from bench.sealing import looks
 from proxy.journal import ADMIN_SLOT, Journal
 from schemas import manifest
 from schemas.home import Home
@@ -82,16 +81,6 @@ def cpu_s(pid: int) -> float:
 
 def sealed_rows(home: Home) -> int:
     return sum(file.rows for line in manifest.read(home.manifest) for file in line.files)
-
-
-def looks(port: int) -> tuple[int, int]:
-    """How often the proxy's event loop was looked at, and how often it was then no later than 20 ms."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
-        text = answer.read().decode()
-    every, soon = (re.search(rf'loop_lag_seconds_bucket{{le="{le}"}} (\d+)', text) for le in (r"\+Inf", "0.02"))
-    assert every is not None
-    assert soon is not None
-    return int(every[1]), int(soon[1])
 
 
 async def sealing(home: Home, calls: int, tell: Tell) -> tuple[float, float]:

@@ -59,7 +59,7 @@ def open_files(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
-def memory(pid: int) -> int:
+def address_space(pid: int) -> int:
     """Bytes of a process's address space."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
 
@@ -169,7 +169,7 @@ async def test_what_went_upstream_is_recorded_though_memory_ran_out(home: Home) 
             pid = running.process.pid
             async with client(Door(running.base_url)) as http:
                 assert (await http.post("/chat/completions", content=said("usage=always"), headers=JSON)).status_code == 200
-                taken = memory(pid)
+                taken = address_space(pid)
                 before = resource.prlimit(pid, resource.RLIMIT_AS, (taken + (24 << 20), resource.RLIM_INFINITY))
                 large = json.loads(said("usage=always")) | {"note": "x" * (15 << 20)}
                 calls = [http.post("/chat/completions", json=large) for _ in range(8)]
