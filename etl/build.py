@@ -59,6 +59,7 @@ LOCK_FILE = "build.lock"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DIGEST_FILE = "ledger.duckdb.sha256"
 RECOUNT = "33"  # the last step that reads bodies
+ASKED_AFTERWARDS = frozenset({"requests_created", "admin_events"})  # of what is not published
 CONTEXT_DAYS = 3  # how far back a preview looks for what a new record belongs to; an SDK's retries come within one
 
 
@@ -148,13 +149,13 @@ def build_locked(
             _lend_tables(connection, book)
             register_scope(connection, closed, sources, book, basis)
             together = (
-                Step("80", "requests_written", partial(settle, edition=issue, closed=closed)),
-                Step("97", "wallet_lots", partial(make_lots, closed=closed)),
+                Step("80", "requests_written", partial(settle, edition=issue, closed=closed), frozenset({"wallet_legs"})),
+                Step("97", "wallet_lots", partial(make_lots, closed=closed), frozenset({"topup_lots"})),
                 Step("98", "audit_chain", partial(chain_audit_trail, closed=closed)),
                 Step("99", "bills", partial(reconcile_bills, home=home, book=book)),
+                Step("99", "sums_written", partial(finish, edition=issue, closed=closed), frozenset({"touched", "snapshot_figures"})),
             )
             _run(connection, sources, book, progress, closed.until, as_of, together, engine)
-            finish(connection, issue, closed)
             issue.publish()
         ((made,),) = connection.execute("SELECT count(*) FROM requests_created").fetchall()
         digest = sha256_of(home.ledger_file)
@@ -190,11 +191,11 @@ def _run(
     register_book(connection, book, until, as_of)
     reading = (
         Step("09", "reread", partial(reread, sources=sources)),
-        Step("28", "batch_output", partial(batch_output, sources=sources)),
-        Step(RECOUNT, "recount", partial(recount, sources=sources)),
+        Step("28", "batch_output", partial(batch_output, sources=sources), frozenset({"steps"})),
+        Step(RECOUNT, "recount", partial(recount, sources=sources), frozenset({"usage_verdicts"})),
     )
     steps: list[Model | Step] = [*_models(), *reading, *more]
-    engine(connection, steps, progress)
+    engine(connection, steps, progress, ASKED_AFTERWARDS)
 
 
 @cache
@@ -271,8 +272,8 @@ def as_read(home: Home, since: str) -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-def _to_recount(connection: duckdb.DuckDBPyConnection, steps: Sequence[Model | Step], report: Report) -> None:
-    kernel.run(connection, [step for step in steps if step.number <= RECOUNT], report)
+def _to_recount(connection: duckdb.DuckDBPyConnection, steps: Sequence[Model | Step], report: Report, keep: frozenset[str]) -> None:
+    kernel.run(connection, [step for step in steps if step.number <= RECOUNT], report, keep | {"members", "twins"})
 
 
 # ---- the preview ----

@@ -413,13 +413,15 @@ def _go_on_from_statement(connection: duckdb.DuckDBPyConnection, closed: Closed)
 # ---- after the models ----
 
 
-def finish(connection: duckdb.DuckDBPyConnection, edition: Edition, closed: Closed) -> None:
-    """Write what was made from all requests into the edition."""
-    edition.write(_last_changes(connection, closed))
+def finish(connection: duckdb.DuckDBPyConnection, edition: Edition, closed: Closed) -> int:
+    """Write what was made from all requests into the edition; how many tables."""
+    changes = list(_last_changes(connection, closed))
+    edition.write(changes)
     connection.execute(
         "UPDATE published.periods SET status = 'closed', seal_hash = s.hash FROM closed_seal s "
         "WHERE periods.period = s.period AND seal_hash IS DISTINCT FROM s.hash"
     )
+    return len(changes)
 
 
 def _last_changes(connection: duckdb.DuckDBPyConnection, closed: Closed) -> Iterator[Change]:

@@ -12,13 +12,14 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from schemas.errors import LedgerError
-from schemas.ledger import Table
+from schemas.ledger import BY_NAME, Table
 
 MODELS = Path(__file__).parent / "models"
 SAMPLE_ROWS = 3
@@ -26,6 +27,7 @@ MOST_MEMORY = 5 << 30  # bytes
 
 _UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
+_WORD = re.compile(r"\w+")
 _FILE_NAME = re.compile(r"(\d\d)_([a-z][a-z_]*)")
 
 
@@ -74,11 +76,11 @@ class Progress:
 
 Report = Callable[[Progress], None]
 Run = Callable[
-    [duckdb.DuckDBPyConnection, Sequence["Model | Step"], Report], None
+    [duckdb.DuckDBPyConnection, Sequence["Model | Step"], Report, frozenset[str]], None
 ]  # what runs the steps of a build: `run` below, or a cluster
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Model:
     """One select: the table it makes, what one row of it means, and its laws."""
 
@@ -87,6 +89,11 @@ class Model:
     doc: str
     laws: tuple[str, ...]
     select: str
+
+    @cached_property
+    def reads(self) -> frozenset[str]:
+        """Every word of its select and its laws: whatever table it reads is among them."""
+        return frozenset(_WORD.findall(" ".join((self.select, *self.laws))))
 
     def run(self, connection: duckdb.DuckDBPyConnection) -> int:
         """Build the table and hold it to its laws; the number of its rows. Raises CheckFailed."""
@@ -109,6 +116,7 @@ class Step:
     number: str
     name: str
     action: Callable[[duckdb.DuckDBPyConnection], int]
+    reads: frozenset[str] = frozenset()  # models' tables that it needs
 
     def run(self, connection: duckdb.DuckDBPyConnection) -> int:
         """Act; the number of rows made."""
@@ -184,13 +192,22 @@ def in_order(steps: Sequence[Model | Step]) -> list[Model | Step]:
     return sorted(steps, key=lambda step: (step.number, step.name))
 
 
-def run(connection: duckdb.DuckDBPyConnection, steps: Sequence[Model | Step], report: Report) -> None:
-    """Run models and steps in name order; raises CheckFailed at the first law that does not hold."""
+def run(connection: duckdb.DuckDBPyConnection, steps: Sequence[Model | Step], report: Report, keep: frozenset[str]) -> None:
+    """Run models and steps in name order; raises CheckFailed at the first law that does not hold.
+
+    A model's table goes when its last reader is done, but for those of the contract and `keep`: a month needs the memory of its
+    widest place, not that of all its tables.
+    """
     ordered = in_order(steps)
-    for place, step in enumerate(ordered, 1):
+    last_reader = {name: place for place, step in enumerate(ordered) for name in (step.name, *step.reads)}
+    passing = [step.name for step in ordered if isinstance(step, Model) and step.name not in keep | BY_NAME.keys()]
+    goes_after = {place: [name for name in passing if last_reader[name] == place] for place in range(len(ordered))}
+    for place, step in enumerate(ordered):
         began = time.perf_counter()
         rows = step.run(connection)
-        report(Progress(place, len(ordered), step.name, rows, time.perf_counter() - began))
+        report(Progress(place + 1, len(ordered), step.name, rows, time.perf_counter() - began))
+        for name in goes_after[place]:
+            connection.execute(f'DROP TABLE "{name}"')
 
 
 def open_engine(*, memory_limit: str | None = None, threads: int | None = None, spill_to: Path | None = None) -> duckdb.DuckDBPyConnection:

@@ -66,8 +66,8 @@ class Engine:
         self._made: list[str] = []  # by the cluster, in order
         self._lent: set[str] = set()  # tables of the driver that the cluster has a copy of
 
-    def run(self, connection: duckdb.DuckDBPyConnection, steps: Sequence[Model | Step], report: Report) -> None:
-        """Run models and steps in name order, as kernel.run does. Raises CheckFailed at the first law that does not hold."""
+    def run(self, connection: duckdb.DuckDBPyConnection, steps: Sequence[Model | Step], report: Report, keep: frozenset[str]) -> None:
+        """Run models and steps in name order, as kernel.run does, and keep every table. Raises CheckFailed at the first law that does not hold."""
         shutil.rmtree(self._shared, ignore_errors=True)
         self._made.clear()
         self._lent.clear()

@@ -9,7 +9,7 @@ import pytest
 
 from etl.closed import BILLS
 from etl.edition import Change, edition
-from etl.kernel import CheckFailed, Model, ModelError, Progress, ShapeError, check_shape, open_engine, read_models, run
+from etl.kernel import CheckFailed, Model, ModelError, Progress, ShapeError, Step, check_shape, open_engine, read_models, run
 from etl.lookup import AuditTableError, lookup_tables
 from schemas.home import Home
 from schemas.ledger import BY_NAME, TABLES, Column, Table
@@ -66,7 +66,7 @@ def test_a_law_that_does_not_hold_stops_the_build(tmp_path: Path, value: str) ->
         "select 1 as n", f"select {value} as n from range(9)"
     )
     with open_engine() as connection, pytest.raises(CheckFailed) as failed:
-        run(connection, model(tmp_path, text), lambda progress: None)
+        run(connection, model(tmp_path, text), lambda progress: None, frozenset())
     assert (failed.value.model, failed.value.law, failed.value.count, len(failed.value.sample)) == ("numbers", "n > 0", 9, 3)
 
 
@@ -75,9 +75,26 @@ def test_models_run_in_name_order(tmp_path: Path) -> None:
     model(tmp_path, "-- One row is twice a number.\n-- check: n = 2\nselect n * 2 as n from numbers\n", "20_doubles.sql")
     seen: list[Progress] = []
     with open_engine() as connection:
-        run(connection, model(tmp_path, GOOD), seen.append)
+        run(connection, model(tmp_path, GOOD), seen.append, frozenset())
     assert [(p.place, p.of, p.name, p.rows) for p in seen] == [(1, 2, "numbers", 1), (2, 2, "doubles", 1)]
     assert str(seen[0]).startswith("[1/2] numbers 1 rows ")
+
+
+@pytest.mark.parametrize("keep", [frozenset[str](), frozenset({"numbers"})])
+def test_a_table_goes_when_its_last_reader_is_done(tmp_path: Path, keep: frozenset[str]) -> None:
+    """A law reads too, and so does a step; what is to be kept stays."""
+    model(tmp_path, "-- One row is twice a number.\n-- check: n = 2\nselect n * 2 as n from numbers\n", "20_doubles.sql")
+    model(tmp_path, "-- One row is one.\n-- check: select n from numbers where n <> 1\nselect 1 as n\n", "30_ones.sql")
+    there: list[set[str]] = []
+
+    def look(connection: duckdb.DuckDBPyConnection) -> int:
+        there.append({name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()})
+        return 0
+
+    steps = [*model(tmp_path, GOOD), Step("40", "looked", look, frozenset({"ones"})), Step("50", "looked again", look)]
+    with open_engine() as connection:
+        run(connection, steps, lambda progress: None, keep)
+    assert there == [{"ones"} | keep, set(keep)]
 
 
 NUMBERS = Table("numbers", "One row is one number.", ("n",), (Column("n", "INTEGER", "the number"),))

@@ -267,7 +267,7 @@ def _ours(home: Home, questions: Sequence[Question]) -> list[Charged]:
             "CREATE TABLE usage_lines AS SELECT raw_id, 1::INTEGER AS raw_ordinal, '' AS piece, meter, own AS gross, own, "
             "NULL::VARCHAR AS model FROM used"
         )
-        kernel.run(connection, [model for model in kernel.read_models() if "41" <= model.number <= "45"], silent)
+        kernel.run(connection, [model for model in kernel.read_models() if "41" <= model.number <= "45"], silent, frozenset({"priced_lines"}))
         found = {
             raw_id: Charged(amount, dict(zip(meters, priced_as, strict=True)))
             for raw_id, amount, meters, priced_as in connection.execute(
