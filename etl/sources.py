@@ -81,6 +81,11 @@ class Sources:
     seals: tuple[Seal, ...]  # every line of the manifest, as it was when this was read
     named: tuple[SealedFile, ...]  # the files that were wanted, whole or not
 
+    @property
+    def records(self) -> int:
+        """How many records these are, bodies left out."""
+        return sum(file.rows for file in self.named if file.kind in ROW_KINDS) + sum(rows.num_rows for rows in self.rows.values())
+
 
 def date_of(file: SealedFile) -> str:
     """The UTC date of its folder, YYYY-MM-DD."""
