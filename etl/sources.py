@@ -84,7 +84,7 @@ class Sources:
     @property
     def records(self) -> int:
         """How many records these are, bodies left out."""
-        return sum(file.rows for file in self.named if file.kind in ROW_KINDS) + sum(rows.num_rows for rows in self.rows.values())
+        return sum(file.rows for file in self.named if file.kind in ROW_KINDS) + sum(len(rows) for rows in self.rows.values())
 
 
 def date_of(file: SealedFile) -> str:

@@ -1,7 +1,7 @@
 """Somebody else's arithmetic over a whole price catalogue: genai-prices and the rate engine, each model at many usages, to the last digit.
 
 The catalogue is proposed by the same reader as `rates import`, a channel a vendor, and becomes the book. Every question is
-asked of the models 41 to 45 at once and of genai-prices in its own environment. A difference has a name only where
+asked of the models 41 to 46 at once and of genai-prices in its own environment. A difference has a name only where
 genai-prices, asked again what is left without it, gives our figure to the last digit.
 """
 
@@ -233,7 +233,7 @@ class Charged:
 
 
 def _ours(home: Home, questions: Sequence[Question]) -> list[Charged]:
-    """All questions through the models 41 to 45, as tries whose usage was reported so."""
+    """All questions through the models 41 to 46, as tries whose usage was reported so."""
     with kernel.open_engine() as connection:
         for name, rows in {**lookup_tables(), **load_book(home.book).tables()}.items():
             table(connection, name, rows)
@@ -267,7 +267,9 @@ def _ours(home: Home, questions: Sequence[Question]) -> list[Charged]:
             "CREATE TABLE usage_lines AS SELECT raw_id, 1::INTEGER AS raw_ordinal, '' AS piece, meter, own AS gross, own, "
             "NULL::VARCHAR AS model FROM used"
         )
-        kernel.run(connection, [model for model in kernel.read_models() if "41" <= model.number <= "45"], silent, frozenset({"priced_lines"}))
+        kernel.run(
+            connection, [model for model in kernel.read_models() if "41" <= model.number <= "46"], silent, frozenset({"priced_lines"})
+        )
         found = {
             raw_id: Charged(amount, dict(zip(meters, priced_as, strict=True)))
             for raw_id, amount, meters, priced_as in connection.execute(

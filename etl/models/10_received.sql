@@ -1,5 +1,6 @@
 -- One row is one request as a door recorded it, once, with the endpoint it asked for. A request of which only attempts or
--- responses were found has a row too, made from them, so that their money is not lost with its record.
+-- responses were found has a row too, made from them, so that their money is not lost with its record. heading numbers the set of
+-- names that its headers have (15_headings.sql).
 -- check: raw_id is not null and received_at is not null and endpoint is not null
 -- check: billing in ('usage', 'poll', 'free', 'unknown')
 -- check: select raw_id from received group by raw_id having count(*) > 1
@@ -44,14 +45,22 @@ endpoint_of as (
     from paths p join table_endpoints e on p.method = e.method and rtrim(p.path, '/') like e.suffix
     qualify row_number() over (partition by p.method, p.path order by e.priority, length(e.suffix) desc, e.suffix) = 1
 ),
+headed as (
+    select *, array_to_string(json_keys(headers), chr(31)) as names from requests
+),
+sets as (
+    select names, row_number() over (order by names) as heading from (select distinct names from headed)
+),
 received as (
     select
-        r.*,
+        r.* exclude (names), s.heading,
         coalesce(e.endpoint, r.path) as endpoint,
         coalesce(e.billing, 'unknown') as billing,
         e.job, e.tier as endpoint_tier,
         coalesce(e.expects_output, false) as expects_output,
         e.owes
-    from requests r left join endpoint_of e on r.method = e.method and r.path = e.path
+    from headed r
+    left join sets s on r.names = s.names
+    left join endpoint_of e on r.method = e.method and r.path = e.path
 )
 select * from received

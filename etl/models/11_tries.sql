@@ -1,5 +1,6 @@
 -- One row is one try upstream: what was journaled before its first byte left, and how it ended if that was recorded.
 -- A reply in brotli, which the proxy does not decode, tells what was read of it afterwards; is_unread: it has a body, and nothing could be.
+-- heading numbers the set of names that the reply's headers have (15_headings.sql).
 -- Ordinal 0 is no try; it has a row only where it is all there is of a request: the proxy refused it before any try.
 -- check: raw_id is not null and raw_ordinal is not null and opened_at is not null
 -- check: select raw_id, raw_ordinal from tries group by raw_id, raw_ordinal having count(*) > 1
@@ -63,9 +64,17 @@ joined as (
     full join closed c on o.request_id = c.request_id and o.ordinal = c.ordinal
     left join reread n on c.request_id = n.raw_id and c.ordinal = n.raw_ordinal
 ),
+headed as (
+    select *, array_to_string(json_keys(headers), chr(31)) as names from joined
+),
+sets as (
+    select names, row_number() over (order by names) as heading from (select distinct names from headed)
+),
 tries as (
-    select j.*, o.http_status as own_status
-    from joined j left join own_replies o on j.raw_id = o.request_id
+    select j.* exclude (names), s.heading, o.http_status as own_status
+    from headed j
+    left join sets s on j.names = s.names
+    left join own_replies o on j.raw_id = o.request_id
     where j.raw_ordinal > 0 or j.raw_id not in (select request_id from sent)
 )
 select * from tries

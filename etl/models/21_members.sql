@@ -29,7 +29,8 @@ named as (
 members as (
     select
         raw_id, received_at, request_id,
-        cast(row_number() over (partition by request_id order by received_at, raw_id) as integer) as position
+        cast(row_number() over (partition by request_id order by received_at, raw_id) as integer) as position,
+        row_number() over (partition by request_id order by received_at desc, raw_id desc) = 1 as is_last
     from named
 )
 select * from members

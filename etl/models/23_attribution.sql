@@ -18,8 +18,16 @@ registered as (
     union all
     select request_id, 'project' as fact, project as value from keys where project is not null
 ),
+told as (
+    select distinct request_id, fact from statements
+),
+-- what the registry says where nothing else is said, which is most of it, needs no ranking
+undisputed as (
+    select r.request_id, r.fact, r.value from registered r anti join told t on r.request_id = t.request_id and r.fact = t.fact
+),
 ranked as (
-    select request_id, fact, value, 'registry' as source, 100 as rank from registered
+    select r.request_id, r.fact, r.value, 'registry' as source, 100 as rank
+    from registered r join told t on r.request_id = t.request_id and r.fact = t.fact
     union all
     select
         s.request_id, s.fact, s.value, s.source,
@@ -30,6 +38,8 @@ placed as (
     select *, row_number() over (partition by request_id, fact order by rank, source, value) as place from ranked
 ),
 attribution as (
+    select request_id, fact, value, 'registry' as source, 'applied' as standing from undisputed
+    union all
     select request_id, fact, value, source, case when place = 1 then 'applied' else 'claimed' end as standing from placed
 )
 select * from attribution

@@ -1,6 +1,8 @@
 -- One row is one try within its logical request: numbered over all requests that the SDK's retries made of it, with the reason
--- it was made. Ordinal 0 marks a request that the proxy refused before any try.
+-- it was made. Ordinal 0 marks a request that the proxy refused before any try. stands: of its request's tries the one that
+-- answered ok, else the last: its facts stand for the request.
 -- check: reason is not null or ordinal = 0
+-- check: select request_id from steps where stands group by request_id having count(*) > 1
 -- check: select request_id, ordinal from steps where ordinal > 0 group by request_id, ordinal having count(*) > 1
 with tries as (
     select o.*, m.request_id, m.position
@@ -16,7 +18,12 @@ placed as (
         cast(sum(case when o.raw_ordinal > 0 then 1 else 0 end) over (
             partition by m.request_id order by o.received_at, o.raw_id, o.raw_ordinal rows between unbounded preceding and current row
         ) as integer) as counted,
-        row_number() over (partition by m.request_id order by o.received_at desc, o.raw_id desc, o.raw_ordinal desc) as place_from_end
+        row_number() over (partition by m.request_id order by o.received_at desc, o.raw_id desc, o.raw_ordinal desc) as place_from_end,
+        row_number() over (
+            partition by m.request_id
+            order by case when o.raw_ordinal > 0 then 0 else 1 end, case when o.outcome = 'ok' then 0 else 1 end,
+                o.received_at desc, o.raw_id desc, o.raw_ordinal desc
+        ) as place_to_stand
     from outcomes o join members m on o.raw_id = m.raw_id
     where m.request_id in (select request_id from several)
 ),
@@ -24,7 +31,8 @@ numbered as (
     select
         t.*,
         coalesce(p.counted, case when t.raw_ordinal > 0 then 1 else 0 end) as counted,
-        coalesce(p.place_from_end, 1) as place_from_end
+        coalesce(p.place_from_end, 1) as place_from_end,
+        t.raw_ordinal > 0 and coalesce(p.place_to_stand, 1) = 1 as stands
     from tries t left join placed p on t.raw_id = p.raw_id and t.raw_ordinal = p.raw_ordinal
 ),
 steps as (

@@ -29,20 +29,32 @@ seen as (
     from batch_lines l join steps s on l.raw_id = s.raw_id and l.raw_ordinal = s.raw_ordinal
     where l.counts and l.usage is not null
 ),
-known as (
+-- where usage may stand follows from what was asked of whom, and of that there is little
+asked as (
     select
-        n.raw_id, n.raw_ordinal, n.piece, n.model, n.path, n.object, n.endpoint, c.usage_dialect,
-        regexp_extract(coalesce(n.url, ''), '^[a-z]+://([^/:]+)', 1) as host
-    from seen n left join book_channel c on n.channel = c.name
+        a.endpoint, a.channel, a.url, c.usage_dialect, regexp_extract(coalesce(a.url, ''), '^[a-z]+://([^/:]+)', 1) as host
+    from (select distinct endpoint, channel, url from seen) a left join book_channel c on a.channel = c.name
+),
+places as (
+    select
+        a.endpoint, a.channel, a.url, p.path, p.priority, p.dialect, p.part, p.role, p.source, p.has,
+        '"' || case when p.has like '%"' then regexp_extract(p.has, '"([^"]+)"$', 1) else regexp_extract(p.has, '([A-Za-z0-9_-]+)$', 1) end || '"' as last_name
+    from asked a
+    join table_usage_places p
+        on (p.endpoint = '%' or a.endpoint like p.endpoint)
+        and (p.vendor is null or p.vendor = a.usage_dialect or (a.usage_dialect is null and a.host like p.host))
 ),
 matched as (
-    select k.raw_id, k.raw_ordinal, k.piece, k.model, k.path, k.object, p.priority, p.dialect, p.part, p.role, p.source
-    from known k
-    join table_usage_places p
-        on k.path = p.path
-        and (p.endpoint = '%' or k.endpoint like p.endpoint)
-        and (p.vendor is null or p.vendor = k.usage_dialect or (k.usage_dialect is null and k.host like p.host))
-        and (p.has is null or json_extract_string(k.object, p.has) is not null)
+    select n.raw_id, n.raw_ordinal, n.piece, n.model, n.path, n.object, p.priority, p.dialect, p.part, p.role, p.source
+    from seen n
+    join places p
+        on n.path = p.path and n.endpoint = p.endpoint and n.channel is not distinct from p.channel and n.url is not distinct from p.url
+    -- an object is taken apart only for a name that it holds, or where names in it may be escaped; a case keeps that order
+    where case
+        when p.has is null then true
+        when contains(n.object, p.last_name) or contains(n.object, '\') then json_extract_string(n.object, p.has) is not null
+        else false
+    end
 ),
 ruled as (
     select raw_id, raw_ordinal, piece, part, dialect from matched where role = 'main'
@@ -52,7 +64,7 @@ listed as (
     select
         k.raw_id, k.raw_ordinal, k.piece, k.model, k.path, k.object, i.priority, i.list_path, i.type_path, i.type, i.model_path, i.usage_path,
         i.stands, i.dialect, unnest(generate_series(0, cast(json_array_length(k.object, i.list_path) as bigint) - 1)) as place
-    from known k join table_inner_parts i on k.path = i.path and (i.endpoint = '%' or k.endpoint like i.endpoint)
+    from seen k join table_inner_parts i on k.path = i.path and (i.endpoint = '%' or k.endpoint like i.endpoint)
     where json_type(k.object, i.list_path) = 'ARRAY'
 ),
 items as (

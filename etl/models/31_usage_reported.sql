@@ -22,12 +22,11 @@ objects as (
     left join alone a on o.raw_id = a.raw_id and o.raw_ordinal = a.raw_ordinal and o.piece = a.piece and o.part = a.part
 ),
 scalars as (
-    -- an object is taken apart only for the names that it holds, or, where names in it may be escaped, for all
+    -- an object is taken apart only for the names that it holds, or, where names in it may be escaped, for all; a case keeps that order
     select o.raw_id, o.raw_ordinal, o.piece, o.part, o.priority, o.source, d.rule, d.meter, d.pick, d.inside, o.is_alone and d.is_first as is_unbeaten,
-        json_extract_string(o.object, d.json_path) as written
+        case when d.last_name = '""' or contains(o.object, d.last_name) or contains(o.object, '\') then json_extract_string(o.object, d.json_path) end as written
     from objects o
     join scalar_members d on o.dialect = d.dialect
-        and (d.last_name = '""' or contains(o.object, d.last_name) or contains(o.object, '\'))
     where (o.keeps = 'all' or d.meter in (select name from meter where family = 'other'))
 ),
 lists as (

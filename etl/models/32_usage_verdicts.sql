@@ -17,8 +17,8 @@ stubs as (
     group by raw_id, raw_ordinal having max(path) = 'message.usage' and min(path) = 'message.usage'
 ),
 patterns as (
-    select distinct s.sent_model, e.encoding, e.approximate
-    from steps s join table_encodings e on lower(coalesce(s.sent_model, '')) like e.pattern
+    select s.sent_model, e.encoding, e.approximate
+    from (select distinct sent_model from steps) s join table_encodings e on lower(coalesce(s.sent_model, '')) like e.pattern
     qualify row_number() over (partition by s.sent_model order by e.priority, length(e.pattern) desc, e.pattern) = 1
 ),
 usage_verdicts as (

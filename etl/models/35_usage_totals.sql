@@ -23,10 +23,11 @@ charges_in_usage as (
 ),
 charges_in_headers as (
     select s.raw_id, s.raw_ordinal, v.priority, v.unit, json_extract_string(s.headers, '$."' || v.json_path || '"') as written
-    from steps s join table_vendor_charges v on v.place = 'header'
-    where s.headers is not null
-        -- headers leave before a stream has cost anything: a zero there is not known
-        and not (s.streamed and try_cast(json_extract_string(s.headers, '$."' || v.json_path || '"') as decimal(25,12)) = 0)
+    from steps s
+    join headings h on h.side = 'response' and s.heading = h.heading
+    join table_vendor_charges v on v.place = 'header' and h.name = v.json_path
+    -- headers leave before a stream has cost anything: a zero there is not known
+    where not (s.streamed and try_cast(json_extract_string(s.headers, '$."' || v.json_path || '"') as decimal(25,12)) = 0)
 ),
 charges_in_facts as (
     select s.raw_id, s.raw_ordinal, v.priority, v.unit, json_extract_string(s.facts, v.json_path) as written

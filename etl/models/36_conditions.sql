@@ -63,7 +63,9 @@ places as (
     from steps s join table_regions t on t.place = 'facts' where s.facts is not null
     union all
     select s.raw_id, s.raw_ordinal, t.priority, 'returned', json_extract_string(s.headers, '$."' || t.name || '"')
-    from steps s join table_regions t on t.place = 'header' where s.headers is not null
+    from steps s
+    join headings h on h.side = 'response' and s.heading = h.heading
+    join table_regions t on t.place = 'header' and h.name = t.name
     union all
     select s.raw_id, s.raw_ordinal, h.priority, 'host', h.region
     from steps s join hosts h on regexp_extract(coalesce(s.url, ''), '^[a-z]+://([^/:]+)', 1) = h.host

@@ -2,11 +2,16 @@
 -- check: id is not null and kind is not null and request_id is not null
 with chosen as (
     select m.request_id, h.kind, json_extract_string(r.headers, '$."' || h.header || '"') as id
-    from members m join received r on m.raw_id = r.raw_id join table_request_ids h on h.side = 'request'
+    from members m
+    join received r on m.raw_id = r.raw_id
+    join headings n on n.side = 'request' and r.heading = n.heading
+    join table_request_ids h on h.side = 'request' and n.name = h.header
 ),
 answered as (
     select s.request_id, h.kind, json_extract_string(s.headers, '$."' || h.header || '"') as id
-    from steps s join table_request_ids h on h.side = 'response' where s.headers is not null
+    from steps s
+    join headings n on n.side = 'response' and s.heading = n.heading
+    join table_request_ids h on h.side = 'response' and n.name = h.header
 ),
 every as (
     select request_id as id, 'request' as kind, request_id from requests_created

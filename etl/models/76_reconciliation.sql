@@ -9,5 +9,5 @@ select
     s.currency, cast(null as varchar) as vendor, cast(null as varchar) as match_id, cast(null as varchar) as grain,
     cast(null as bigint) as bill_lines, cast(null as bigint) as requests, cast(null as varchar) as step, cast(null as varchar) as reason,
     cast(null as boolean) as money_is_ours
-from attempts a join ledger_facts l on a.request_id = l.request_id cross join setting s
+from attempts a join ledger l on a.request_id = l.request_id cross join setting s
 where a.vendor_charge is not null

@@ -3,8 +3,10 @@
 -- check: select request_id, ordinal from attempts group by all having count(*) > 1
 with ids as (
     select s.raw_id, s.raw_ordinal, json_extract_string(s.headers, '$."' || h.header || '"') as upstream_request_id
-    from steps s join table_request_ids h on h.side = 'response'
-    where s.headers is not null and json_extract_string(s.headers, '$."' || h.header || '"') is not null
+    from steps s
+    join headings n on n.side = 'response' and s.heading = n.heading
+    join table_request_ids h on h.side = 'response' and n.name = h.header
+    where json_extract_string(s.headers, '$."' || h.header || '"') is not null
     qualify row_number() over (partition by s.raw_id, s.raw_ordinal order by h.priority) = 1
 ),
 attempts as (

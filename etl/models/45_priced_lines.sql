@@ -19,10 +19,7 @@ with priced as (
         p.token_from > 0 or p.token_to < 9223372036854775807 as is_cut,
         p.minimum_id is not null or p.step_id is not null or p.allowance_id is not null as is_termed
     from billed_lines l
-    join prices p
-        on coalesce(l.channel, '') = p.channel and coalesce(l.sent_model, '') = p.model and l.meter = p.meter
-        and coalesce(l.service_tier, '') = p.service_tier and coalesce(l.region, '') = p.region and coalesce(l.endpoint, '') = p.endpoint
-        and l.input_band = p.input_band and l.at_or_after = p.at_or_after and coalesce(l.week_minute, -1) = p.week_minute
+    join prices p on l.context = p.context and l.meter = p.meter
     where not l.optional or p.charge_rate_id is not null
 ),
 places as (

@@ -1,15 +1,18 @@
--- One row is one logical request with every fact of the ledger but its digest.
+-- One row is one logical request: what one call of an application asked, got and cost, with a digest of all of it. The digest's
+-- text is one line a column in the contract's order, `name=value`, or `name` alone for a null.
+-- check: regexp_matches(receipt_digest, '^[0-9a-f]{64}$')
+-- check: select request_id from ledger group by request_id having count(*) > 1
 -- check: status in ('ok', 'failed', 'client_gone', 'rejected', 'unknown')
 -- check: attempt_count >= 0 and retry_count + fallback_count <= attempt_count
 -- check: period is not null and wallet is not null and usage_source is not null
--- check: select count(*) from ledger_facts having count(*) is distinct from (select count(distinct request_id) from members)
--- check: select f.request_id from ledger_facts f left join (select request_id, sum(amount) as amount from charges group by request_id) c on f.request_id = c.request_id where f.final_charge is not null and f.final_charge is distinct from coalesce(c.amount, 0)
--- check: select f.request_id from ledger_facts f left join (select request_id, -sum(amount) as amount from journal where wallet is not null and kind = 'charge' group by request_id) j on f.request_id = j.request_id where f.final_charge is not null and f.final_charge is distinct from coalesce(j.amount, 0)
+-- check: select count(*) from ledger having count(*) is distinct from (select count(distinct request_id) from members)
+-- check: select f.request_id from ledger f left join (select request_id, sum(amount) as amount from charges group by request_id) c on f.request_id = c.request_id where f.final_charge is not null and f.final_charge is distinct from coalesce(c.amount, 0)
+-- check: select f.request_id from ledger f left join (select request_id, -sum(amount) as amount from journal where wallet is not null and kind = 'charge' group by request_id) j on f.request_id = j.request_id where f.final_charge is not null and f.final_charge is distinct from coalesce(j.amount, 0)
 -- check: (savings is null) = (status <> 'ok' or list_charge is null or final_charge is null)
 -- check: coalesce(latency_ms, 0) >= 0 and coalesce(first_token_ms, 0) >= 0 and coalesce(fallback_latency_ms, 0) >= 0
 -- check: leakage is null or final_charge is null or leakage <= final_charge
 with firsts as (
-    select m.request_id, r.received_at as created_at, r.endpoint, r.api_model, r.headers, r.door, p.period
+    select m.request_id, r.received_at as created_at, r.endpoint, r.api_model, r.headers, r.heading, r.door, p.period
     from members m
     join received r on m.raw_id = r.raw_id
     join book_period p on r.received_at >= p.starts_at and r.received_at < p.ends_at
@@ -18,8 +21,8 @@ with firsts as (
 lasts as (
     -- the last recorded request decides; where nothing at all was recorded of its tries, its end is unknown
     select m.request_id, s.outcome, s.http_status, s.own_status
-    from members m left join steps s on m.raw_id = s.raw_id
-    qualify row_number() over (partition by m.request_id order by m.position desc, s.raw_ordinal desc) = 1
+    from members m left join steps s on m.raw_id = s.raw_id and s.place_from_end = 1
+    where m.is_last
 ),
 counted as (
     select
@@ -38,16 +41,20 @@ costs as (
         case when sum(case when list_charge is null then 1 else 0 end) = 0 then cast(sum(list_charge) as decimal(38,12)) end as list_charge
     from attempt_charges group by request_id
 ),
--- the try that answered ok, else the last one: its facts stand for the request
 told as (
-    select s.*, s.outcome = 'ok' as is_served
-    from steps s where s.ordinal > 0
-    qualify row_number() over (partition by s.request_id order by case when s.outcome = 'ok' then 0 else 1 end, s.ordinal desc) = 1
+    select request_id, raw_id, raw_ordinal, ordinal, channel, sent_model, served_model, first_token_at, outcome = 'ok' as is_served
+    from steps where stands
+),
+-- requests with more than one try, which are few
+several as (
+    select s.request_id, s.ordinal, s.channel, s.opened_at, s.reason
+    from steps s join counted n on s.request_id = n.request_id and n.attempt_count > 1
+    where s.ordinal > 0
 ),
 channel_starts as (
     select s.request_id, min(s.opened_at) as opened_at
-    from steps s join told t on s.request_id = t.request_id and s.channel = t.channel
-    where s.ordinal > 0 group by s.request_id
+    from several s join told t on s.request_id = t.request_id and s.channel = t.channel
+    group by s.request_id
 ),
 -- what was charged for tries that did not end ok
 leaks as (
@@ -60,13 +67,14 @@ leaks as (
 vendor_charges as (
     select s.request_id, cast(sum(u.vendor_charge) as decimal(38,12)) as vendor_charge
     from steps s join usage_totals u on s.raw_id = u.raw_id and s.raw_ordinal = u.raw_ordinal
+    where u.vendor_charge is not null
     group by s.request_id
 ),
 primaries as (
-    select s.request_id, s.channel from steps s where s.ordinal = 1
+    select request_id, channel from several where ordinal = 1
 ),
 backups as (
-    select request_id, channel from steps where ordinal > 0 and reason = 'fallback'
+    select request_id, channel from several where reason = 'fallback'
     qualify row_number() over (partition by request_id order by ordinal desc) = 1
 ),
 policy_places as (
@@ -76,11 +84,18 @@ policy_places as (
 policy_names as (
     select request_id, string_agg(policy, '; ' order by place, policy) as failed_request_policy from policy_places group by request_id
 ),
-entries as (
-    select l.request_id, l.entry_id
+legs as (
+    select l.request_id, l.entry_id, s.outcome, s.ordinal, s.stands
     from charge_legs l join steps s on l.raw_id = s.raw_id and l.raw_ordinal = s.raw_ordinal
     where l.wallet is not null
-    qualify row_number() over (partition by l.request_id order by case when s.outcome = 'ok' then 0 else 1 end, s.ordinal desc) = 1
+),
+entries as (
+    select request_id, entry_id from legs where stands
+    union all
+    select l.request_id, l.entry_id
+    from legs l anti join (select request_id from legs where stands) t on l.request_id = t.request_id
+    where not l.stands
+    qualify row_number() over (partition by l.request_id order by case when l.outcome = 'ok' then 0 else 1 end, l.ordinal desc) = 1
 ),
 adjustments as (
     select
@@ -94,26 +109,27 @@ adjustments as (
     where request_id is not null
     group by request_id
 ),
-line_questions as (
-    select distinct
-        raw_id, raw_ordinal, coalesce(channel, '') as channel, coalesce(sent_model, '') as model, coalesce(service_tier, '') as service_tier,
-        coalesce(region, '') as region, coalesce(endpoint, '') as endpoint, input_band, at_or_after, coalesce(week_minute, -1) as week_minute
-    from billed_lines
+context_prices as (
+    select
+        context,
+        max(case when meter = 'input' then charge_unit_price end) as input_unit_price,
+        max(case when meter = 'output' then charge_unit_price end) as output_unit_price
+    from prices where token_from = 0 group by context
 ),
 unit_prices as (
-    select
-        q.raw_id, q.raw_ordinal,
-        max(case when p.meter = 'input' then p.charge_unit_price end) as input_unit_price,
-        max(case when p.meter = 'output' then p.charge_unit_price end) as output_unit_price
-    from line_questions q
-    join prices p
-        on q.channel = p.channel and q.model = p.model and q.service_tier = p.service_tier and q.region = p.region and q.endpoint = p.endpoint
-        and p.token_from = 0 and q.input_band = p.input_band and q.at_or_after = p.at_or_after and q.week_minute = p.week_minute
-    group by q.raw_id, q.raw_ordinal
+    select p.raw_id, p.raw_ordinal, max(c.input_unit_price) as input_unit_price, max(c.output_unit_price) as output_unit_price
+    from (
+        select raw_id, raw_ordinal, context from billed_pieces where is_metered
+        union all
+        select raw_id, raw_ordinal, call_context from billed_pieces where is_call and (call_context <> context or not is_metered)
+    ) p join context_prices c on p.context = c.context
+    group by p.raw_id, p.raw_ordinal
 ),
 ids as (
     select f.request_id, json_extract_string(f.headers, '$."' || h.header || '"') as client_request_id
-    from firsts f join table_request_ids h on h.side = 'request'
+    from firsts f
+    join headings n on n.side = 'request' and f.heading = n.heading
+    join table_request_ids h on h.side = 'request' and n.name = h.header
     where json_extract_string(f.headers, '$."' || h.header || '"') is not null
     qualify row_number() over (partition by f.request_id order by h.priority) = 1
 ),
@@ -129,7 +145,11 @@ facts as (
         f.api_model,
         t.sent_model as upstream_model, t.served_model,
         h.route,
-        case when f.door = 'gateway' then coalesce(mp.channel, pr.channel) else pr.channel end as primary_channel,
+        case
+            when f.door = 'gateway' and mp.channel is not null then mp.channel
+            when n.attempt_count > 1 then pr.channel
+            else t.channel
+        end as primary_channel,
         bk.channel as backup_channel,
         case when t.is_served then t.channel end as served_channel,
         coalesce(n.attempt_count, 0) as attempt_count,
@@ -185,11 +205,66 @@ facts as (
     left join book_model b on f.api_model = b.api
     left join model_primaries mp on f.api_model = mp.api
 ),
-ledger_facts as (
+compared as (
     select
         *,
         case when status = 'ok' then cast(list_charge - final_charge as decimal(38,12)) end as savings,
         cast(vendor_charge - final_charge as decimal(38,12)) as vendor_difference
     from facts
 )
-select * from ledger_facts
+select
+    *,
+    sha256(concat(
+        'request_id', coalesce('=' || request_id, ''), chr(10),
+        'created_at', coalesce('=' || strftime(created_at, '%Y-%m-%dT%H:%M:%S.%fZ'), ''), chr(10),
+        'period', coalesce('=' || period, ''), chr(10),
+        'user_id', coalesce('=' || user_id, ''), chr(10),
+        'project', coalesce('=' || project, ''), chr(10),
+        'api_key_id', coalesce('=' || api_key_id, ''), chr(10),
+        'api_key_label', coalesce('=' || api_key_label, ''), chr(10),
+        'run_id', coalesce('=' || run_id, ''), chr(10),
+        'tags', coalesce('=' || tags, ''), chr(10),
+        'endpoint', coalesce('=' || endpoint, ''), chr(10),
+        'public_model', coalesce('=' || public_model, ''), chr(10),
+        'api_model', coalesce('=' || api_model, ''), chr(10),
+        'upstream_model', coalesce('=' || upstream_model, ''), chr(10),
+        'served_model', coalesce('=' || served_model, ''), chr(10),
+        'route', coalesce('=' || route, ''), chr(10),
+        'primary_channel', coalesce('=' || primary_channel, ''), chr(10),
+        'backup_channel', coalesce('=' || backup_channel, ''), chr(10),
+        'served_channel', coalesce('=' || served_channel, ''), chr(10),
+        'attempt_count', coalesce('=' || cast(attempt_count as varchar), ''), chr(10),
+        'retry_count', coalesce('=' || cast(retry_count as varchar), ''), chr(10),
+        'fallback_count', coalesce('=' || cast(fallback_count as varchar), ''), chr(10),
+        'status', coalesce('=' || status, ''), chr(10),
+        'outcome', coalesce('=' || outcome, ''), chr(10),
+        'http_status', coalesce('=' || cast(http_status as varchar), ''), chr(10),
+        'input_tokens', coalesce('=' || cast(input_tokens as varchar), ''), chr(10),
+        'cached_input_tokens', coalesce('=' || cast(cached_input_tokens as varchar), ''), chr(10),
+        'cache_write_tokens', coalesce('=' || cast(cache_write_tokens as varchar), ''), chr(10),
+        'output_tokens', coalesce('=' || cast(output_tokens as varchar), ''), chr(10),
+        'reasoning_tokens', coalesce('=' || cast(reasoning_tokens as varchar), ''), chr(10),
+        'usage_source', coalesce('=' || usage_source, ''), chr(10),
+        'input_price_per_mtok', coalesce('=' || cast(input_price_per_mtok as varchar), ''), chr(10),
+        'output_price_per_mtok', coalesce('=' || cast(output_price_per_mtok as varchar), ''), chr(10),
+        'list_charge', coalesce('=' || cast(list_charge as varchar), ''), chr(10),
+        'final_charge', coalesce('=' || cast(final_charge as varchar), ''), chr(10),
+        'vendor_charge', coalesce('=' || cast(vendor_charge as varchar), ''), chr(10),
+        'currency', coalesce('=' || currency, ''), chr(10),
+        'balance_bucket', coalesce('=' || balance_bucket, ''), chr(10),
+        'wallet', coalesce('=' || wallet, ''), chr(10),
+        'failed_request_policy', coalesce('=' || failed_request_policy, ''), chr(10),
+        'wallet_entry_id', coalesce('=' || wallet_entry_id, ''), chr(10),
+        'adjustment_amount', coalesce('=' || cast(adjustment_amount as varchar), ''), chr(10),
+        'adjustment_reason', coalesce('=' || adjustment_reason, ''), chr(10),
+        'latency_ms', coalesce('=' || cast(latency_ms as varchar), ''), chr(10),
+        'first_token_ms', coalesce('=' || cast(first_token_ms as varchar), ''), chr(10),
+        'fallback_latency_ms', coalesce('=' || cast(fallback_latency_ms as varchar), ''), chr(10),
+        'client_request_id', coalesce('=' || client_request_id, ''), chr(10),
+        'upstream_request_id', coalesce('=' || upstream_request_id, ''), chr(10),
+        'door', coalesce('=' || door, ''), chr(10),
+        'savings', coalesce('=' || cast(savings as varchar), ''), chr(10),
+        'leakage', coalesce('=' || cast(leakage as varchar), ''), chr(10),
+        'vendor_difference', coalesce('=' || cast(vendor_difference as varchar), ''), chr(10)
+    )) as receipt_digest
+from compared

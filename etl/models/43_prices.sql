@@ -8,18 +8,27 @@
 -- charge_unit_price is null where the book has no answer, or none for the currency that no_rate_for names.
 -- check: token_from < token_to and (charge_unit_price is null) = (charge_rate_id is null or no_rate_for is not null)
 -- check: own_unit_price is null or cast(own_unit_price as decimal(36,24)) = charge_row_price * coalesce(multiplier, 1)
+-- check: select context, meter, token_from from prices group by all having count(*) > 1
 -- check: select channel, model, meter, service_tier, region, endpoint, input_band, at_or_after, week_minute, token_from from prices group by all having count(*) > 1
-with questions as (
-    select distinct
-        coalesce(channel, '') as channel, coalesce(sent_model, '') as model, meter, coalesce(service_tier, '') as service_tier,
-        coalesce(region, '') as region, coalesce(endpoint, '') as endpoint, input_band, at_or_after, coalesce(week_minute, -1) as week_minute
-    from billed_lines
+with contexts as (
+    select context, channel, model, service_tier, region, endpoint, input_band, at_or_after, week_minute from billed_pieces
     union
-    -- the plain input and output price is asked for on every try, for the ledger's price columns
-    select distinct
-        coalesce(l.channel, ''), coalesce(l.sent_model, ''), m.name, coalesce(l.service_tier, ''),
-        coalesce(l.region, ''), coalesce(l.endpoint, ''), l.input_band, l.at_or_after, coalesce(l.week_minute, -1)
-    from billed_lines l join meter m on m.name in ('input', 'output')
+    select call_context, channel, call_model, service_tier, region, endpoint, input_band, at_or_after, week_minute from billed_pieces where is_call
+),
+asked as (
+    select distinct context, meter from billed_lines
+),
+questions as (
+    select
+        c.context, a.meter, coalesce(c.channel, '') as channel, coalesce(c.model, '') as model, coalesce(c.service_tier, '') as service_tier,
+        coalesce(c.region, '') as region, coalesce(c.endpoint, '') as endpoint, c.input_band, c.at_or_after, coalesce(c.week_minute, -1) as week_minute
+    from contexts c
+    join (
+        select context, meter from asked
+        union
+        -- the plain input and output price is asked for on every try, for the ledger's price columns
+        select a.context, m.name from asked a join meter m on m.name in ('input', 'output')
+    ) a on c.context = a.context
 ),
 cuts as (
     select channel, model, c.meter, min_input_tokens - 1 as token_from
@@ -35,13 +44,9 @@ stretches as (
 numbered as (
     -- one number stands for the whole question in the joins below
     select
-        row_number() over (
-            order by channel, model, meter, service_tier, region, endpoint, input_band, at_or_after, week_minute, token_from
-        ) as question,
+        row_number() over (order by context, meter, token_from) as question,
         *,
-        coalesce(lead(token_from) over (
-            partition by channel, model, meter, service_tier, region, endpoint, input_band, at_or_after, week_minute order by token_from
-        ), 9223372036854775807) as token_to
+        coalesce(lead(token_from) over (partition by context, meter order by token_from), 9223372036854775807) as token_to
     from stretches
 ),
 answers as (

@@ -13,10 +13,7 @@ with due as (
         greatest(l.quantity, coalesce(p.minimum, 0)) as least_quantity, coalesce(p.step, 1) as step
     from billed_lines l
     join prices p
-        on coalesce(l.channel, '') = p.channel and coalesce(l.sent_model, '') = p.model and l.meter = p.meter
-        and coalesce(l.service_tier, '') = p.service_tier and coalesce(l.region, '') = p.region and coalesce(l.endpoint, '') = p.endpoint
-        and l.input_band = p.input_band and l.at_or_after = p.at_or_after and coalesce(l.week_minute, -1) = p.week_minute
-        and p.token_from = 0 and p.allowance_id is not null
+        on l.context = p.context and l.meter = p.meter and p.token_from = 0 and p.allowance_id is not null
     join billing b on l.raw_id = b.raw_id and l.raw_ordinal = b.raw_ordinal
     left join book_offset z on b.timezone = z.timezone and b.received_at >= z.starts_at and b.received_at < z.ends_at
     where not l.optional or p.charge_rate_id is not null
