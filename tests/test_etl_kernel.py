@@ -91,7 +91,7 @@ def test_a_table_goes_when_its_last_reader_is_done(tmp_path: Path, keep: frozens
         there.append({name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()})
         return 0
 
-    steps = [*model(tmp_path, GOOD), Step("40", "looked", look, frozenset({"ones"})), Step("50", "looked again", look)]
+    steps: list[Model | Step] = [*model(tmp_path, GOOD), Step("40", "looked", look, frozenset({"ones"})), Step("50", "looked again", look)]
     with open_engine() as connection:
         run(connection, steps, lambda progress: None, keep)
     assert there == [{"ones"} | keep, set(keep)]
