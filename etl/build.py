@@ -59,7 +59,7 @@ LOCK_FILE = "build.lock"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DIGEST_FILE = "ledger.duckdb.sha256"
 RECOUNT = "33"  # the last step that reads bodies
-ASKED_AFTERWARDS = frozenset({"requests_created", "admin_events"})  # of what is not published
+ASKED_AFTERWARDS = frozenset({"requests_created", "admin_events", "reversals"})  # of what is not published
 ROW_GROUP = 122_880  # rows that DuckDB gives one thread: with fewer records, a second one is only waited for (a fifth more CPU)
 CONTEXT_DAYS = 3  # how far back a preview looks for what a new record belongs to; an SDK's retries come within one
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import duckdb
 
 from etl import kernel, merkle
+from etl.audit import read_rows
 from etl.build import BuildResult, build_locked, lock, silent
 from etl.closed import bounds, owned_by_month
 from etl.export.month import SEALED, export
@@ -194,7 +195,7 @@ def close(
             check_outputs(home, seal)
         done = {seal.period for seal in sealed}
         for month in _candidates(built, as_of, period, done):
-            reasons = _try(home, built, month, as_of, earlier=[p for p in built.periods if p < month and p not in done])
+            reasons = _try(home, spill_to, built, month, as_of, earlier=[p for p in built.periods if p < month and p not in done])
             if reasons:
                 refused.extend(reasons)
             else:
@@ -215,7 +216,7 @@ def _candidates(built: BuildResult, as_of: int, period: str | None, done: set[st
             yield month
 
 
-def _try(home: Home, built: BuildResult, month: str, as_of: int, earlier: Sequence[str]) -> tuple[Refusal, ...]:
+def _try(home: Home, spill_to: Path, built: BuildResult, month: str, as_of: int, earlier: Sequence[str]) -> tuple[Refusal, ...]:
     """Seal one month, or say why not."""
     starts_at, ends_at = bounds(built.book.settings.timezone, month)
     found = []
@@ -224,6 +225,7 @@ def _try(home: Home, built: BuildResult, month: str, as_of: int, earlier: Sequen
     if earlier:
         found.append(Refusal(month, f"{earlier[0]} is still open", f"tokenledger ledger --period {earlier[0]}"))
     with open_ledger(home) as connection:
+        kernel.limit(connection, spill_to=spill_to)
         found.extend(refusals(connection, home, month, starts_at, ends_at))
         if not found:
             _seal(home, connection, built, month, as_of)
@@ -243,9 +245,8 @@ def _seal(home: Home, connection: duckdb.DuckDBPyConnection, built: BuildResult,
         export(home, form, period, target / f"ledger.{form}", closing=True)
     _write_statement(connection, target, period)
     _write_book(home, target)
-    digests = [row[0] for row in connection.execute(_DIGESTS, {"period": period}).fetchall()]
-    tree = merkle.levels(digests)
-    merkle.write(target / merkle.MERKLE_FILE, tree)
+    tree = merkle.grow(row["receipt_digest"] for row in read_rows(connection, _DIGESTS.replace("$period", repr(period))))
+    tree.write(target / merkle.MERKLE_FILE)
     for path in _files(target, old):
         os.chmod(path, 0o600)
         durable.sync(path)
@@ -270,7 +271,7 @@ def _seal(home: Home, connection: duckdb.DuckDBPyConnection, built: BuildResult,
         files={file.path: file.sha256 for file in sorted(built.sources.named, key=lambda file: file.path)},
         book={"digest": built.book.digest, "files": {path.name: sha256_of(path) for path in sorted((target / BOOK_FOLDER).iterdir())}},
         outputs={str(path.relative_to(target)): {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in _files(target, old)},
-        receipts={"count": len(digests), "root": tree[-1][0].hex()},
+        receipts={"count": tree.leaves, "root": tree.root},
         public_key="",
     ).signed(key_of(home))
     durable.replace(target / SEAL_FILE, seal.as_bytes())

@@ -211,11 +211,7 @@ def run(connection: duckdb.DuckDBPyConnection, steps: Sequence[Model | Step], re
 
 
 def open_engine(*, memory_limit: str | None = None, threads: int | None = None, spill_to: Path | None = None) -> duckdb.DuckDBPyConnection:
-    """A private in-memory DuckDB in UTC that spills to `spill_to` and relies on no row order.
-
-    Without a `memory_limit` it takes what DuckDB would (80 % of the machine's or the container's memory), and MOST_MEMORY at most:
-    beyond that a build spills, at a tenth more of CPU, and leaves room for whatever else the machine does.
-    """
+    """A private in-memory DuckDB in UTC that spills to `spill_to` and relies on no row order."""
     connection = duckdb.connect(":memory:")
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET preserve_insertion_order = false")
@@ -223,14 +219,23 @@ def open_engine(*, memory_limit: str | None = None, threads: int | None = None, 
     connection.execute("SET parquet_metadata_cache = true")  # several models read the same sealed files, which never change
     if threads:
         connection.execute(f"SET threads = {int(threads)}")
-    if memory_limit is None:
+    limit(connection, memory_limit, spill_to)
+    return connection
+
+
+def limit(connection: duckdb.DuckDBPyConnection, memory: str | None = None, spill_to: Path | None = None) -> None:
+    """Bound what a connection takes; what is more spills to `spill_to`.
+
+    Without `memory` it takes what DuckDB would (80 % of the machine's or the container's memory), and MOST_MEMORY at most:
+    beyond that a build spills, at a tenth more of CPU, and leaves room for whatever else the machine does.
+    """
+    if memory is None:
         ((own,),) = connection.execute("SELECT current_setting('memory_limit')").fetchall()
         size, unit = own.split()
-        memory_limit = f"{min(float(size) * _UNITS[unit], MOST_MEMORY):.0f}B"
-    connection.execute("SET memory_limit = ?", [memory_limit])
+        memory = f"{min(float(size) * _UNITS[unit], MOST_MEMORY):.0f}B"
+    connection.execute("SET memory_limit = ?", [memory])
     if spill_to:
         connection.execute("SET temp_directory = ?", [str(spill_to)])
-    return connection
 
 
 def check_shape(connection: duckdb.DuckDBPyConnection, table: Table) -> None:

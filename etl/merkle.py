@@ -7,7 +7,7 @@ child without a partner moves up unchanged. All levels lie in one file, leaves f
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,22 +33,45 @@ def node(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\1" + left + right).digest()
 
 
-def levels(digests: Iterable[str]) -> list[list[bytes]]:
-    """Every level, leaves first, the root last; of nothing one level with the hash of nothing."""
-    level = [leaf(digest) for digest in digests]
-    if not level:
-        return [[hashlib.sha256().digest()]]
-    found = [level]
-    while len(level) > 1:
-        pairs = [node(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
-        level = pairs + level[len(level) - len(level) % 2 :]
-        found.append(level)
-    return found
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """All levels, leaves first, the root last, each as its hashes side by side; of no leaf one level with the hash of nothing."""
+
+    leaves: int
+    levels: tuple[bytes, ...]
+
+    @property
+    def root(self) -> str:
+        """The hash that covers every leaf, in hex."""
+        return self.levels[-1].hex()
+
+    def write(self, path: Path) -> None:
+        """All levels, one after the other."""
+        with path.open("wb") as file:
+            file.writelines(self.levels)
+
+    def is_in(self, path: Path) -> bool:
+        """Whether the file holds this tree and nothing else."""
+        with path.open("rb") as file:
+            return all(file.read(len(level)) == level for level in self.levels) and not file.read(1)
 
 
-def write(path: Path, tree: Sequence[Sequence[bytes]]) -> None:
-    """All levels, one after the other."""
-    path.write_bytes(b"".join(b"".join(level) for level in tree))
+def grow(digests: Iterable[str]) -> Tree:
+    """The tree over receipt digests (hex) in their order."""
+    level = bytearray()
+    for digest in digests:
+        level += leaf(digest)
+    leaves = len(level) // SIZE
+    found = [bytes(level or hashlib.sha256().digest())]
+    while len(level) > SIZE:
+        above = bytearray()
+        for begin in range(0, len(level) - SIZE, 2 * SIZE):
+            above += hashlib.sha256(b"\1" + level[begin : begin + 2 * SIZE]).digest()
+        if len(level) // SIZE % 2:
+            above += level[-SIZE:]
+        level = above
+        found.append(bytes(level))
+    return Tree(leaves, tuple(found))
 
 
 def proof(path: Path, count: int, index: int) -> tuple[Sibling, ...]:

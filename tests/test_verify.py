@@ -159,9 +159,11 @@ def test_a_month_that_nobody_recorded_is_not_verified(closed: Home) -> None:
 def test_every_receipt_of_a_tree_can_be_proved(tmp_path: Path, count: int) -> None:
     """From each leaf its siblings lead to the one root, and no other digest does."""
     digests = [f"{n:064x}" for n in range(count)]
-    tree = merkle.levels(digests)
-    merkle.write(tmp_path / "tree", tree)
-    root = tree[-1][0].hex()
+    tree = merkle.grow(digests)
+    tree.write(tmp_path / "tree")
+    assert (tree.leaves, tree.is_in(tmp_path / "tree")) == (count, True)
+    assert not merkle.grow([*digests, "0" * 64]).is_in(tmp_path / "tree")
+    root = tree.root
     for index, digest in enumerate(digests):
         siblings = merkle.proof(tmp_path / "tree", count, index)
         assert merkle.climb(digest, siblings) == root
@@ -171,7 +173,7 @@ def test_every_receipt_of_a_tree_can_be_proved(tmp_path: Path, count: int) -> No
 def test_the_tree_is_that_of_rfc_6962() -> None:
     """Three leaves by hand: the first two are joined, the third moves up unchanged."""
     a, b, c = (merkle.leaf(f"{n:064x}") for n in range(3))
-    assert merkle.levels([f"{n:064x}" for n in range(3)])[-1] == [merkle.node(merkle.node(a, b), c)]
+    assert merkle.grow(f"{n:064x}" for n in range(3)).root == merkle.node(merkle.node(a, b), c).hex()
 
 
 # ---- the book's versions ----
