@@ -39,6 +39,7 @@ BAD = {
     "two statements": GOOD + "; select 2",
     "not a select": "-- One row is one number.\n-- check: n > 0\ncreate table x (n int)\n",
     "does not parse": "-- One row is one number.\n-- check: n > 0\nselect from where\n",
+    "a law of uniqueness without its commas": "-- One row is one number.\n-- check: unique n m\nselect 1 as n, 2 as m\n",
     "a law that does not parse": "-- One row is one number.\n-- check: n >> > 0\nselect 1 as n\n",
 }
 
@@ -68,6 +69,19 @@ def test_a_law_that_does_not_hold_stops_the_build(tmp_path: Path, value: str) ->
     with open_engine() as connection, pytest.raises(CheckFailed) as failed:
         run(connection, model(tmp_path, text), lambda progress: None, frozenset())
     assert (failed.value.model, failed.value.law, failed.value.count, len(failed.value.sample)) == ("numbers", "n > 0", 9, 3)
+
+
+def test_keys_that_two_rows_have_stop_the_build(tmp_path: Path) -> None:
+    """Nulls are alike too; a condition picks the rows that the law is about; the error has the keys."""
+    text = "-- One row is a number and a letter.\n-- check: unique n, c where n < 3\nselect unnest([1, 1, 2, 9, 9]) as n, unnest(['a', 'b', {}, 'z', 'z']) as c\n"
+    with open_engine() as connection:
+        run(connection, model(tmp_path, text.format("'a'")), lambda progress: None, frozenset())
+    for rows in ("'a' union all select 1, 'b'", "null union all select 2, null"):
+        last, more = rows.split(" ", 1)
+        with open_engine() as connection, pytest.raises(CheckFailed) as failed:
+            run(connection, model(tmp_path, text.format(last).strip() + f" {more}\n"), lambda progress: None, frozenset())
+        assert (failed.value.law, failed.value.count) == ("unique n, c where n < 3", 1)
+        assert failed.value.sample[0][-1] == 2
 
 
 def test_models_run_in_name_order(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 -- names that its headers have (15_headings.sql).
 -- check: raw_id is not null and received_at is not null and endpoint is not null
 -- check: billing in ('usage', 'poll', 'free', 'unknown')
--- check: select raw_id from received group by raw_id having count(*) > 1
+-- check: unique raw_id
 with repeated as (
     select request_id, count(*) as copies from raw_request group by request_id having count(*) > 1
 ),

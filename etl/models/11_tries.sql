@@ -3,7 +3,7 @@
 -- heading numbers the set of names that the reply's headers have (15_headings.sql).
 -- Ordinal 0 is no try; it has a row only where it is all there is of a request: the proxy refused it before any try.
 -- check: raw_id is not null and raw_ordinal is not null and opened_at is not null
--- check: select raw_id, raw_ordinal from tries group by raw_id, raw_ordinal having count(*) > 1
+-- check: unique raw_id, raw_ordinal
 with opened_twice as (
     select request_id, ordinal from raw_attempt group by request_id, ordinal having count(*) > 1
 ),

@@ -9,7 +9,7 @@
 -- unanswered: as nested, where the inner try had no answer and so no id: then the bodies and the paths are equal, the outer try
 -- learnt no more than that (nothing, or the forward door's own 502), and neither has a second counterpart.
 -- check: twin_id is not null and kept_id is not null and rule in ('named', 'nested', 'unanswered')
--- check: select twin_id from twins group by twin_id having count(*) > 1
+-- check: unique twin_id
 -- check: select twin_id from twins where twin_id in (select kept_id from twins)
 with answers as (
     select

@@ -1,7 +1,7 @@
 -- One row is one name in one of the sets of names that headers were recorded with. Sets are few and messages are many: what asks
 -- for a header by its name asks here which messages have it, and takes only those apart.
 -- check: side in ('request', 'response') and heading is not null and name is not null
--- check: select side, heading, name from headings group by all having count(*) > 1
+-- check: unique side, heading, name
 with sets as (
     select 'request' as side, heading, min(headers) as headers from received group by heading
     union all

@@ -4,8 +4,8 @@
 -- A client that does not count its tries is followed by its idempotency key: the next request with the same key and body
 -- that begins after a failed one ended repeats it. Without a count and without a key nothing is linked.
 -- check: raw_id is not null and earlier_id is not null and raw_id is distinct from earlier_id
--- check: select raw_id from links group by raw_id having count(*) > 1
--- check: select earlier_id from links group by earlier_id having count(*) > 1
+-- check: unique raw_id
+-- check: unique earlier_id
 with last_tries as (
     select raw_id, outcome from outcomes
     qualify row_number() over (partition by raw_id order by raw_ordinal desc) = 1

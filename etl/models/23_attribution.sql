@@ -1,7 +1,7 @@
 -- One row is one statement about who a logical request belongs to: applied where it counts, claimed where it does not. The key
 -- registry comes first; a header that contradicts it counts only for a trusted key; runs and tags come from the request alone.
 -- check: standing in ('applied', 'claimed')
--- check: select request_id, fact from attribution where standing = 'applied' group by request_id, fact having count(*) > 1
+-- check: unique request_id, fact where standing = 'applied'
 with keys as (
     select m.request_id, k.user, k.project, k.trusted
     from members m

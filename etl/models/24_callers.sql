@@ -1,6 +1,6 @@
 -- One row is one logical request with who it belongs to, which key it used and which wallet pays.
 -- check: wallet is not null and api_key_label is not null
--- check: select request_id from callers group by request_id having count(*) > 1
+-- check: unique request_id
 with applied as (
     select
         request_id,

@@ -2,9 +2,9 @@
 -- it was made. Ordinal 0 marks a request that the proxy refused before any try. stands: of its request's tries the one that
 -- answered ok, else the last: its facts stand for the request.
 -- check: reason is not null or ordinal = 0
--- check: select request_id from steps where stands group by request_id having count(*) > 1
--- check: select request_id, ordinal from steps where ordinal > 0 group by request_id, ordinal having count(*) > 1
-with tries as (
+-- check: unique request_id where stands
+-- check: unique request_id, ordinal where ordinal > 0
+with their_tries as (
     select o.*, m.request_id, m.position
     from outcomes o join members m on o.raw_id = m.raw_id
 ),
@@ -33,7 +33,7 @@ numbered as (
         coalesce(p.counted, case when t.raw_ordinal > 0 then 1 else 0 end) as counted,
         coalesce(p.place_from_end, 1) as place_from_end,
         t.raw_ordinal > 0 and coalesce(p.place_to_stand, 1) = 1 as stands
-    from tries t left join placed p on t.raw_id = p.raw_id and t.raw_ordinal = p.raw_ordinal
+    from their_tries t left join placed p on t.raw_id = p.raw_id and t.raw_ordinal = p.raw_ordinal
 ),
 steps as (
     select

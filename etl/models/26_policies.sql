@@ -1,6 +1,6 @@
 -- One row is one try that failed and the policy row in force when its request began: the one that names the channel before
 -- the one for any channel. Without such a row policy_id is null, and the charge is not known.
--- check: select raw_id, raw_ordinal from policies group by raw_id, raw_ordinal having count(*) > 1
+-- check: unique raw_id, raw_ordinal
 with failed as (
     select request_id, raw_id, raw_ordinal, ordinal, channel, outcome, received_at
     from steps where outcome not in ('ok', 'unknown')

@@ -3,7 +3,7 @@
 -- each have their rows; what one of them retried is not counted among our own tries.
 -- A text is taken apart only for the names that it holds, or, where names in it may be escaped, for all.
 -- check: gateway is not null and fact is not null and value <> '' and source is not null
--- check: select request_id, attempt_ordinal, gateway, fact, source from evidence group by all having count(*) > 1
+-- check: unique request_id, attempt_ordinal, gateway, fact, source
 with signals as (
     select *,
         case

@@ -1,7 +1,7 @@
 -- One row is one try of a call whose result comes later (asked, polled, read again, its output downloaded) and the vendor's id of
 -- that job. A download is known by the batch whose answer named its file (is_known), else by the file itself.
 -- check: is_known is not null
--- check: select raw_id, raw_ordinal from job_ids group by all having count(*) > 1
+-- check: unique raw_id, raw_ordinal
 with named as (
     select channel, response_id as job_id, json_extract_string(facts, '$.output_file_id') as file_id
     from steps where job in ('asked', 'poll') and response_id <> '' and facts is not null

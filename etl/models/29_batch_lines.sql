@@ -2,8 +2,8 @@
 -- answer), however often its file is downloaded, the first line that tells its success counts, unless the batch was charged in
 -- a month that is closed.
 -- check: counts is not null and line >= 1
--- check: select raw_id, raw_ordinal, line from batch_lines group by all having count(*) > 1
--- check: select channel, job_id, custom_id, response_id from batch_lines where counts and custom_id is not null group by all having count(*) > 1
+-- check: unique raw_id, raw_ordinal, line
+-- check: unique channel, job_id, custom_id, response_id where counts and custom_id is not null
 with placed as (
     select
         l.*, i.channel, i.job_id, s.received_at,

@@ -5,7 +5,7 @@
 -- (inner_parts.csv); model is then the piece's own, null where it names none. Where such parts stand instead of the tokens at
 -- the top, the object at the top keeps only its other counts.
 -- check: object is not null and dialect is not null and source in ('reported', 'recounted') and keeps in ('all', 'other')
--- check: select raw_id, raw_ordinal, piece, part, path from usage_objects group by all having count(*) > 1
+-- check: unique raw_id, raw_ordinal, piece, part, path
 -- check: select raw_id, raw_ordinal, piece, part from usage_objects group by all having count(distinct dialect) > 1
 with told as (
     select raw_id, raw_ordinal, endpoint, channel, url, usage, facts, headers, case when http_status between 200 and 299 then body_facts end as body_facts

@@ -2,7 +2,7 @@
 -- the meters inside it, so that each unit is counted once. A count that is no exact non-negative whole number (of seconds, a started one
 -- counts whole), one smaller than what lies inside it, parts that do not add up to the vendor's total, and a count that the
 -- endpoint owes and that is not there, are faults: they are quarantined and never charged.
--- check: select raw_id, raw_ordinal, piece, part, meter from usage_reported group by all having count(*) > 1
+-- check: unique raw_id, raw_ordinal, piece, part, meter
 -- check: fault is not null or (gross >= own and own >= 0)
 with places as (
     select *, pick = min(pick) over (partition by dialect, rule, meter) as is_first from table_dialects

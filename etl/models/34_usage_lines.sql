@@ -1,7 +1,7 @@
 -- One row is one meter of one piece of one try: gross as the ledger totals it, own as it is charged, who counted, and the piece's
 -- own model, null where it is the try's. The parts and the pieces of a try's usage add up. Images and seconds of video are counted as their variant of quality and size, where there is one.
 -- check: gross >= 0 and own >= 0 and source in ('reported', 'recounted')
--- check: select raw_id, raw_ordinal, piece, meter from usage_lines group by raw_id, raw_ordinal, piece, meter having count(*) > 1
+-- check: unique raw_id, raw_ordinal, piece, meter
 with made as (
     -- as the answer says, else as was asked
     select

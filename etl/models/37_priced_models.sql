@@ -2,7 +2,7 @@
 -- for elsewhere) and the model whose prices count for it on a channel: itself where the book prices it there, else the name
 -- without its date where the book prices that, else itself, which then has no price. is_assumed marks the second.
 -- check: priced_model is not null and is_assumed is not null
--- check: select channel, model from priced_models group by channel, model having count(*) > 1
+-- check: unique channel, model
 with told as (
     select distinct s.channel, o.model
     from usage_objects o join steps s on o.raw_id = s.raw_id and o.raw_ordinal = s.raw_ordinal

@@ -5,7 +5,7 @@
 -- and name what they repeat. A job whose end was never seen is not known. A stored object is a poll where it says that it ran in
 -- the background, or where the call that asked for it had no result of its own. A file that is no batch's output is free.
 -- check: standing in ('result', 'free', 'unknown') and (standing = 'result' or reason is not null)
--- check: select raw_id, raw_ordinal from jobs group by all having count(*) > 1
+-- check: unique raw_id, raw_ordinal
 with downloads as (
     select raw_id, raw_ordinal, cast(count(*) as bigint) as lines, cast(sum(case when succeeded then 1 else 0 end) as bigint) as succeeded
     from batch_lines group by raw_id, raw_ordinal

@@ -3,7 +3,7 @@
 -- with different usage are two, for an id that repeats by accident proves nothing; and without a key nothing is taken for a repeat.
 -- Of a try that was charged before (settled_try) the channel, the key and the id are at hand.
 -- check: repeats_request_id is not null and repeats_raw_id is not null
--- check: select raw_id, raw_ordinal from repeats group by all having count(*) > 1
+-- check: unique raw_id, raw_ordinal
 with answers as (
     select
         s.raw_id, s.raw_ordinal, s.request_id, s.outcome, s.opened_at, s.channel, s.response_id,

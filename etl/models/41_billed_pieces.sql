@@ -4,7 +4,7 @@
 -- is_call: the piece is one call of call_model. A request is one call of the model it was sent to, whatever models answered; a line
 -- of a batch's output is one of its own. is_metered: something is counted that its rule charges.
 -- check: at_or_after is not null and input_band is not null and context is not null and (call_context is not null) = is_call
--- check: select raw_id, raw_ordinal, piece from billed_pieces group by raw_id, raw_ordinal, piece having count(*) > 1
+-- check: unique raw_id, raw_ordinal, piece
 with changes as (
     select timestamp '0001-01-01 00:00:00' as changed_at
     union select effective_from from book_rate

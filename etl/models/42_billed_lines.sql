@@ -1,7 +1,7 @@
 -- One row is one meter of one piece of one try that has to be priced, with the context in which it is (41_billed_pieces.sql). Meters
 -- that count nothing are left out: nothing is due for them. A call is a meter too.
 -- check: quantity > 0 and context is not null
--- check: select raw_id, raw_ordinal, piece, meter from billed_lines group by all having count(*) > 1
+-- check: unique raw_id, raw_ordinal, piece, meter
 with metered as (
     select
         p.request_id, p.raw_id, p.raw_ordinal, p.ordinal, p.piece, p.channel, p.model as sent_model, p.context,

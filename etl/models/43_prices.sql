@@ -8,8 +8,8 @@
 -- charge_unit_price is null where the book has no answer, or none for the currency that no_rate_for names.
 -- check: token_from < token_to and (charge_unit_price is null) = (charge_rate_id is null or no_rate_for is not null)
 -- check: own_unit_price is null or cast(own_unit_price as decimal(36,24)) = charge_row_price * coalesce(multiplier, 1)
--- check: select context, meter, token_from from prices group by all having count(*) > 1
--- check: select channel, model, meter, service_tier, region, endpoint, input_band, at_or_after, week_minute, token_from from prices group by all having count(*) > 1
+-- check: unique context, meter, token_from
+-- check: unique channel, model, meter, service_tier, region, endpoint, input_band, at_or_after, week_minute, token_from
 with contexts as (
     select context, channel, model, service_tier, region, endpoint, input_band, at_or_after, week_minute from billed_pieces
     union

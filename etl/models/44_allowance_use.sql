@@ -2,7 +2,7 @@
 -- counted), what of the allowance was used before, and how much is free. What a closed month took stays taken, whatever comes
 -- late; else requests take their share in the order in which they began, then by their ids. The day or month is the vendor's.
 -- check: quantity > 0 and used_before >= 0 and free_quantity >= 0 and free_quantity <= quantity and span is not null
--- check: select raw_request_id, raw_ordinal, piece, meter from allowance_use group by all having count(*) > 1
+-- check: unique raw_request_id, raw_ordinal, piece, meter
 with due as (
     select
         l.request_id, l.raw_id, l.raw_ordinal, l.ordinal, l.piece, l.meter, b.received_at, p.allowance_id, p.allowance, p.pool,

@@ -8,7 +8,7 @@
 -- bill is their sum to the nearest multiple of the unit, half of one upwards, and the minimum at least; a sum of zero stays zero.
 -- Flat charges are the contract's own figure and are not rounded.
 -- check: amount is not distinct from cast(quantity as decimal(20,0)) * unit_price and quantity > 0
--- check: select raw_id, raw_ordinal, sent_model, meter, rate_id, list_rate_id from priced_lines group by all having count(*) > 1
+-- check: unique raw_id, raw_ordinal, sent_model, meter, rate_id, list_rate_id
 with priced as (
     select
         l.request_id, l.raw_id, l.raw_ordinal, l.ordinal, l.channel, l.sent_model, l.piece, l.meter, l.quantity, l.optional,

@@ -1,6 +1,6 @@
 -- One row is one try sent upstream, over all requests that the SDK's retries made of one logical request.
 -- check: ordinal >= 1 and status in ('ok', 'failed', 'client_gone', 'unknown')
--- check: select request_id, ordinal from attempts group by all having count(*) > 1
+-- check: unique request_id, ordinal
 with ids as (
     select s.raw_id, s.raw_ordinal, json_extract_string(s.headers, '$."' || h.header || '"') as upstream_request_id
     from steps s

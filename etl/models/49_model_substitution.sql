@@ -4,7 +4,7 @@
 -- same: equal. snapshot: the served name is the sent one and a date. alias: the sent name promises no particular model (a router,
 -- an Azure deployment, -latest), or the served name is the sent one without its date. different: anything else.
 -- check: verdict in ('same', 'snapshot', 'alias', 'different') and sent is not null and served is not null
--- check: select request_id, attempt_ordinal, source from model_substitution group by all having count(*) > 1
+-- check: unique request_id, attempt_ordinal, source
 with claims as (
     select s.request_id, s.ordinal, s.channel, s.url, s.sent_model, s.served_model, 'body model' as source
     from steps s where s.ordinal > 0 and s.served_model <> ''

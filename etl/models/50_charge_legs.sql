@@ -5,7 +5,7 @@
 -- month of its request at that month's last instant.
 -- check: amount is not null and account is not null
 -- check: select l.entry_id from charge_legs l join book_period p on l.period = p.period and p.service_period = p.period where l.posted_at < p.starts_at or l.posted_at >= p.ends_at
--- check: select entry_id from charge_legs group by entry_id having count(*) > 1
+-- check: unique entry_id
 with posted as (
     select
         a.request_id, a.raw_id, a.raw_ordinal, a.ordinal, p.period, s.opened_at as service_at,

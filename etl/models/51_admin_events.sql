@@ -2,7 +2,7 @@
 -- All refunds of a request, in order, may together give a bucket back what the request took from it: the first that goes
 -- beyond is a fault, and so is every later one. What the command asks of who makes an entry is asked here again, of the record.
 -- check: event_id is not null and "at" is not null
--- check: select event_id from admin_events group by event_id having count(*) > 1
+-- check: unique event_id
 with events as (
     select *, json_extract_string(facts, '$.amount') as amount_text, coalesce(json_extract_string(facts, '$.bonus'), '0') as bonus_text
     from raw_event

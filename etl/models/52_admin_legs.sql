@@ -2,7 +2,7 @@
 -- adjustment of either sign, and a refund into the wallet, from their own accounts; an expiry takes out of the wallet. A transfer
 -- has both its wallets in one transaction and no other account.
 -- check: amount is not null and account is not null
--- check: select entry_id from admin_legs group by entry_id having count(*) > 1
+-- check: unique entry_id
 with signs as (
     select 'wallet_topup' as event, 'topup' as kind, 'funding' as counter, 1 as sign
     union all select 'wallet_adjust', 'adjustment', 'adjustment', 1

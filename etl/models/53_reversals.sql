@@ -1,7 +1,7 @@
 -- One row is one recorded reversal of a whole transaction, with a fault where it cannot be booked. A transaction is reversed once;
 -- a charge that is in suspense or that was refunded, and a reversal itself, are not reversed.
 -- check: event_id is not null and (fault is not null or reverses is not null)
--- check: select reverses from reversals where fault is null group by reverses having count(*) > 1
+-- check: unique reverses where fault is null
 with asked as (
     select event_id, "at", actor, reason, reference, json_extract_string(facts, '$.transaction') as reverses
     from admin_events where event = 'wallet_reverse'

@@ -1,6 +1,6 @@
 -- One row is one leg of a reversal: a leg of the transaction that it names, negated.
 -- check: amount is not null and account is not null and reverses is not null
--- check: select entry_id from reversal_legs group by entry_id having count(*) > 1
+-- check: unique entry_id
 with legs as (
     select transaction_id, account, amount, currency, request_id, wallet, bucket from charge_legs
     union all

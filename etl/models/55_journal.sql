@@ -3,7 +3,7 @@
 -- check: amount is not null and period is not null and kind in ('charge', 'suspense', 'topup', 'adjustment', 'refund', 'expiry', 'transfer', 'reversal')
 -- check: (kind = 'reversal') = (reverses is not null)
 -- check: select transaction_id, currency, sum(amount) as sum from journal group by transaction_id, currency having sum(amount) is distinct from 0
--- check: select entry_id from journal group by entry_id having count(*) > 1
+-- check: unique entry_id
 -- check: select transaction_id from journal where kind not in ('transfer', 'reversal') group by transaction_id having count(distinct bucket) is distinct from 1
 -- check: select reverses, account, sum(amount) as left_over from (select reverses, account, amount from journal where kind = 'reversal' union all select transaction_id as reverses, account, amount from journal) where reverses in (select o.transaction_id from journal o join journal r on o.transaction_id = r.reverses) group by reverses, account having sum(amount) is distinct from 0
 select

@@ -1,7 +1,7 @@
 -- One row is one top-up as a lot: what was paid for it, what it gave, how much of that was a bonus, and when it lapses. How much
 -- of it is left is worked out by etl/lots.py, over closed months too.
 -- check: credit > 0 and bonus >= 0 and bonus <= credit
--- check: select lot_id from topup_lots group by lot_id having count(*) > 1
+-- check: unique lot_id
 select
     l.entry_id as lot_id, l.wallet, l.bucket, l.currency, l.posted_at,
     try_cast(json_extract_string(e.facts, '$.paid') as decimal(38,12)) as paid,

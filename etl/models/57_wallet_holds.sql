@@ -1,7 +1,7 @@
 -- One row is one hold: an amount of a bucket that is reserved from one instant until another, without moving. It ends by itself at
 -- its instant, or earlier where somebody released it. Holds that were placed in closed months stand here again.
 -- check: amount > 0 and placed_at < held_until and ends_at <= held_until and placed_at <= ends_at
--- check: select hold_id from wallet_holds group by hold_id having count(*) > 1
+-- check: unique hold_id
 with placed as (
     select
         event_id as hold_id, wallet, bucket, currency, amount, e.at as placed_at, held_until, logical_id as request_id,

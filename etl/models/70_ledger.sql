@@ -1,7 +1,7 @@
 -- One row is one logical request: what one call of an application asked, got and cost, with a digest of all of it. The digest's
 -- text is one line a column in the contract's order, `name=value`, or `name` alone for a null.
 -- check: regexp_matches(receipt_digest, '^[0-9a-f]{64}$')
--- check: select request_id from ledger group by request_id having count(*) > 1
+-- check: unique request_id
 -- check: status in ('ok', 'failed', 'client_gone', 'rejected', 'unknown')
 -- check: attempt_count >= 0 and retry_count + fallback_count <= attempt_count
 -- check: period is not null and wallet is not null and usage_source is not null

@@ -1,7 +1,7 @@
 -- One row is one open month, channel and upstream model: how the route did. A percentile is the smallest measured value that at least
 -- that share of the values do not exceed (nearest rank), found by counting, without division.
 -- check: ok + failed >= 1
-with tries as (
+with timed as (
     select
         l.period, a.channel, a.sent_model as model, a.request_id, a.outcome, a.reason, a.charged,
         case when a.status = 'ok' and a.ended_at >= a.started_at then date_diff('microsecond', a.started_at, a.ended_at) // 1000 end as took_ms,
@@ -20,14 +20,14 @@ counts as (
         cast(sum(case when reason in ('client_retry', 'retry', 'without_usage_option') then 1 else 0 end) as bigint) as retries,
         cast(sum(case when reason = 'fallback' then 1 else 0 end) as bigint) as fallbacks,
         cast(coalesce(sum(case when outcome <> 'ok' then charged end), 0) as decimal(38,12)) as failed_cost
-    from tries group by period, channel, model
+    from timed group by period, channel, model
 ),
 measured as (
-    select period, channel, model, 'took' as what, took_ms as ms from tries where took_ms is not null
+    select period, channel, model, 'took' as what, took_ms as ms from timed where took_ms is not null
     union all
-    select period, channel, model, 'first_token' as what, first_token_ms as ms from tries where first_token_ms is not null
+    select period, channel, model, 'first_token' as what, first_token_ms as ms from timed where first_token_ms is not null
     union all
-    select period, channel, model, 'added' as what, added_ms as ms from tries where added_ms is not null
+    select period, channel, model, 'added' as what, added_ms as ms from timed where added_ms is not null
 ),
 ranked as (
     select

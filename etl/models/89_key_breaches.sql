@@ -1,7 +1,7 @@
 -- One row is one thing that a key did in a month and was not allowed. The gateway refuses it to a key with enforce = true; to others,
 -- at the forward door, and where a limit is passed between two builds, it happens and is told here.
 -- check: subject is not null and requests > 0
--- check: select period, subject from key_breaches group by period, subject having count(*) > 1
+-- check: unique period, subject
 with used as (
     select l.period, l.api_key_id, l.api_model, l.route, l.created_at, k.models, k.routes, k.expires
     from ledger l
