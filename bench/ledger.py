@@ -181,7 +181,7 @@ def main() -> None:
         try:
             for measured in (
                 building(Path(folder) / "month", options.requests),
-                history(Path(folder) / "history", max(options.requests // 10, 100), options.history),
+                history(Path(folder) / "history", min(max(options.requests // 10, 100), 100_000), options.history),
             ):
                 for row in measured:
                     print(row, flush=True)

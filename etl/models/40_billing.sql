@@ -6,8 +6,8 @@
 -- check: select count(*) from billing having count(*) is distinct from (select count(*) from steps)
 with facts as (
     select
-        s.request_id, s.raw_id, s.raw_ordinal, s.ordinal, s.channel, coalesce(s.sent_model, n.priced_model, j.model) as sent_model, s.outcome, s.billing, s.job, s.http_status, s.is_unread, s.received_at, s.endpoint, d.service_tier, d.region,
-        u.usage_source, u.input_tokens,
+        s.request_id, s.raw_id, s.raw_ordinal, s.ordinal, s.is_only, s.channel, coalesce(s.sent_model, n.priced_model, j.model) as sent_model, s.outcome, s.billing, s.job, s.http_status, s.is_unread, s.received_at, s.endpoint, d.service_tier, d.region,
+        u.usage_source, u.input_tokens, u.vendor_charge,
         v.fault, j.standing, j.reason as job_reason, e.repeats_request_id,
         c.name is not null as is_known_channel,
         c.bucket, c.route, coalesce(c.timezone, 'UTC') as timezone,

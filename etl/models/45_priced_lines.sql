@@ -9,18 +9,24 @@
 -- Flat charges are the contract's own figure and are not rounded.
 -- check: amount is not distinct from cast(quantity as decimal(20,0)) * unit_price and quantity > 0
 -- check: unique raw_id, raw_ordinal, sent_model, meter, rate_id, list_rate_id
-with priced as (
+with quoted as (
+    select
+        context, meter,
+        charge_rate_id as rate_id, charge_unit_price as unit_price, charge_effective_from as rate_effective_from, priced_as,
+        own_unit_price, multiplier_id, fx_id, fx_rate, fx_from, no_rate_for,
+        list_rate_id, list_unit_price, list_own_price, list_fx_id, list_fx_rate, list_fx_from,
+        token_from, token_to, minimum_id, minimum, minimum_from, step_id, step, step_from, allowance_id, allowance_from,
+        token_from > 0 or token_to < 9223372036854775807 as is_cut,
+        minimum_id is not null or step_id is not null or allowance_id is not null as is_termed
+    from prices
+),
+-- what a marginal row cuts or a term of the contract changes
+priced as (
     select
         l.request_id, l.raw_id, l.raw_ordinal, l.ordinal, l.channel, l.sent_model, l.piece, l.meter, l.quantity, l.optional,
-        p.charge_rate_id as rate_id, p.charge_unit_price as unit_price, p.charge_effective_from as rate_effective_from, p.priced_as,
-        p.own_unit_price, p.multiplier_id, p.fx_id, p.fx_rate, p.fx_from, p.no_rate_for,
-        p.list_rate_id, p.list_unit_price, p.list_own_price, p.list_fx_id, p.list_fx_rate, p.list_fx_from,
-        p.token_from, p.token_to, p.minimum_id, p.minimum, p.minimum_from, p.step_id, p.step, p.step_from, p.allowance_id, p.allowance_from,
-        p.token_from > 0 or p.token_to < 9223372036854775807 as is_cut,
-        p.minimum_id is not null or p.step_id is not null or p.allowance_id is not null as is_termed
-    from billed_lines l
-    join prices p on l.context = p.context and l.meter = p.meter
-    where not l.optional or p.charge_rate_id is not null
+        q.* exclude (context, meter)
+    from billed_lines l join quoted q on l.context = q.context and l.meter = q.meter
+    where (not l.optional or q.rate_id is not null) and (q.is_cut or q.is_termed)
 ),
 places as (
     -- how many tokens of the prompt stand before those of a meter: a cache knows the beginning of a prompt
@@ -43,7 +49,6 @@ measured as (
         least(case when p.is_cut then p.token_to - a.token_at else p.quantity end, p.quantity) as unit_to
     from priced p
     left join places a on p.raw_id = a.raw_id and p.raw_ordinal = a.raw_ordinal and p.piece = a.piece and p.meter = a.meter
-    where p.is_cut or p.is_termed
 ),
 billed as (
     select
@@ -97,9 +102,13 @@ in_pieces as (
     select distinct raw_id, raw_ordinal from billed_lines where piece <> ''
 ),
 whole as (
-    select p.*, i.raw_id is not null as is_in_pieces
-    from priced p left join in_pieces i on p.raw_id = i.raw_id and p.raw_ordinal = i.raw_ordinal
-    where not p.is_cut and not p.is_termed
+    select
+        l.request_id, l.raw_id, l.raw_ordinal, l.ordinal, l.channel, l.sent_model, l.meter, l.quantity, l.optional,
+        q.* exclude (context, meter), i.raw_id is not null as is_in_pieces
+    from billed_lines l
+    join quoted q on l.context = q.context and l.meter = q.meter
+    left join in_pieces i on l.raw_id = i.raw_id and l.raw_ordinal = i.raw_ordinal
+    where (not l.optional or q.rate_id is not null) and not q.is_cut and not q.is_termed
 ),
 counted as (
     select

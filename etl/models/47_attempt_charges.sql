@@ -31,7 +31,7 @@ summed as (
 ),
 attempt_charges as (
     select
-        request_id, raw_id, raw_ordinal, ordinal, channel, rule, bucket, route, policy_id, policy, charge as policy_charge,
+        request_id, raw_id, raw_ordinal, ordinal, is_only, channel, outcome, vendor_charge, rule, bucket, route, policy_id, policy, charge as policy_charge,
         known, rounding, list_charge,
         case when rule not in ('unpriced', 'unknown') and missing = 0 then known end as charge,
         case

@@ -33,7 +33,7 @@ select
     r.writer, r.seq
 from received r
 join members m on r.raw_id = m.raw_id
-join ledger l on m.request_id = l.request_id
+join requests_created l on m.request_id = l.request_id
 left join ended e on r.raw_id = e.raw_id
 left join repeated d on r.raw_id = d.raw_id
 union all
@@ -44,4 +44,4 @@ select
 from twins t
 join received r on t.twin_id = r.raw_id
 join members m on t.kept_id = m.raw_id
-join ledger l on m.request_id = l.request_id
+join requests_created l on m.request_id = l.request_id

@@ -125,5 +125,5 @@ found as (
     union all select * from substituted
 )
 select f.request_id, l.period, f.kind, f.subject, f.detail, cast(count(*) as bigint) as rows, f.blocks_close
-from found f join ledger l on f.request_id = l.request_id
+from found f join requests_created l on f.request_id = l.request_id
 group by f.request_id, l.period, f.kind, f.subject, f.detail, f.blocks_close
