@@ -1,7 +1,7 @@
 """Somebody else's arithmetic over a whole price catalogue: genai-prices and the rate engine, each model at many usages, to the last digit.
 
 The catalogue is proposed by the same reader as `rates import`, a channel a vendor, and becomes the book. Every question is
-asked of the models 41 to 46 at once and of genai-prices in its own environment. A difference has a name only where
+asked of the models 41 to 46 (and what they read of each piece) at once and of genai-prices in its own environment. A difference has a name only where
 genai-prices, asked again what is left without it, gives our figure to the last digit.
 """
 
@@ -233,7 +233,7 @@ class Charged:
 
 
 def _ours(home: Home, questions: Sequence[Question]) -> list[Charged]:
-    """All questions through the models 41 to 46, as tries whose usage was reported so."""
+    """All questions through the models 41 to 46 (and what they read of each piece), as tries whose usage was reported so."""
     with kernel.open_engine() as connection:
         for name, rows in {**lookup_tables(), **load_book(home.book).tables()}.items():
             table(connection, name, rows)
@@ -268,7 +268,10 @@ def _ours(home: Home, questions: Sequence[Question]) -> list[Charged]:
             "NULL::VARCHAR AS model FROM used"
         )
         kernel.run(
-            connection, [model for model in kernel.read_models() if "41" <= model.number <= "46"], silent, frozenset({"priced_lines"})
+            connection,
+            [model for model in kernel.read_models() if model.name == "usage_pieces" or "41" <= model.number <= "46"],
+            silent,
+            frozenset({"priced_lines"}),
         )
         found = {
             raw_id: Charged(amount, dict(zip(meters, priced_as, strict=True)))

@@ -37,30 +37,31 @@ requests as (
         '{}', null, sent_model, null, null, 'none', null, null, null
     from lost
 ),
+-- what is asked of few values is asked of the records, so that no second copy of the requests has to be held
 paths as (
-    select distinct method, path from requests
+    select method, path from raw_request
+    union
+    select 'POST', coalesce(regexp_extract(url, '^[a-z]+://[^/]+(/.*)$', 1), '') from lost
 ),
 endpoint_of as (
     select p.method, p.path, e.endpoint, e.billing, e.job, e.tier, e.expects_output, e.owes
     from paths p join table_endpoints e on p.method = e.method and rtrim(p.path, '/') like e.suffix
     qualify row_number() over (partition by p.method, p.path order by e.priority, length(e.suffix) desc, e.suffix) = 1
 ),
-headed as (
-    select *, array_to_string(json_keys(headers), chr(31)) as names from requests
-),
 sets as (
-    select names, row_number() over (order by names) as heading from (select distinct names from headed)
+    select names, row_number() over (order by names) as heading
+    from (select array_to_string(json_keys(headers), chr(31)) as names from raw_request union select '')
 ),
 received as (
     select
-        r.* exclude (names), s.heading,
+        r.*, s.heading,
         coalesce(e.endpoint, r.path) as endpoint,
         coalesce(e.billing, 'unknown') as billing,
         e.job, e.tier as endpoint_tier,
         coalesce(e.expects_output, false) as expects_output,
         e.owes
-    from headed r
-    left join sets s on r.names = s.names
+    from requests r
+    left join sets s on array_to_string(json_keys(r.headers), chr(31)) = s.names
     left join endpoint_of e on r.method = e.method and r.path = e.path
 )
 select * from received

@@ -64,16 +64,14 @@ joined as (
     full join closed c on o.request_id = c.request_id and o.ordinal = c.ordinal
     left join reread n on c.request_id = n.raw_id and c.ordinal = n.raw_ordinal
 ),
-headed as (
-    select *, array_to_string(json_keys(headers), chr(31)) as names from joined
-),
 sets as (
-    select names, row_number() over (order by names) as heading from (select distinct names from headed)
+    select names, row_number() over (order by names) as heading
+    from (select distinct array_to_string(json_keys(headers), chr(31)) as names from raw_response)
 ),
 tries as (
-    select j.* exclude (names), s.heading, o.http_status as own_status
-    from headed j
-    left join sets s on j.names = s.names
+    select j.*, s.heading, o.http_status as own_status
+    from joined j
+    left join sets s on array_to_string(json_keys(j.headers), chr(31)) = s.names
     left join own_replies o on j.raw_id = o.request_id
     where j.raw_ordinal > 0 or j.raw_id not in (select request_id from sent)
 )

@@ -28,25 +28,18 @@ timed as (
     -- models whose price knows the hour; for all others the minute would only make more questions
     select distinct model from book_rate where hours is not null or weekdays is not null
 ),
-sizes as (
-    select
-        u.raw_id, u.raw_ordinal, u.piece, u.model,
-        cast(sum(case when m.family = 'input' then u.own else 0 end) as bigint) as input_tokens,
-        max(case when u.own > 0 then 1 else 0 end) = 1 as has_units
-    from usage_lines u join meter m on u.meter = m.name
-    group by u.raw_id, u.raw_ordinal, u.piece, u.model
-),
 first_pieces as (
     -- of tries in pieces; the reply as a whole, where there is one, comes first
-    select raw_id, raw_ordinal, min(piece) as piece from sizes group by raw_id, raw_ordinal having max(piece) <> ''
+    select raw_id, raw_ordinal, min(piece) as piece from usage_pieces
+    where (raw_id, raw_ordinal) in (select raw_id, raw_ordinal from usage_pieces where piece <> '') group by raw_id, raw_ordinal
 ),
 pieces as (
     select
-        b.*, z.piece, coalesce(p.priced_model, z.model, b.sent_model) as model, z.input_tokens as piece_input,
-        case b.rule when 'usage' then z.has_units else z.input_tokens > 0 end as is_metered,
+        b.*, z.piece, coalesce(p.priced_model, z.model, b.sent_model) as model, coalesce(z.input_tokens, 0) as piece_input,
+        case b.rule when 'usage' then z.has_units else coalesce(z.input_tokens, 0) > 0 end as is_metered,
         b.rule = 'usage' and case when b.job = 'output' then z.piece not like '% inner %' else z.piece = coalesce(f.piece, '') end as is_call
     from billing b
-    join sizes z on b.raw_id = z.raw_id and b.raw_ordinal = z.raw_ordinal
+    join usage_pieces z on b.raw_id = z.raw_id and b.raw_ordinal = z.raw_ordinal
     left join priced_models p on b.channel = p.channel and z.model = p.model
     left join first_pieces f on b.raw_id = f.raw_id and b.raw_ordinal = f.raw_ordinal
     where b.rule in ('usage', 'input')

@@ -4,7 +4,7 @@
 -- check: (kind = 'reversal') = (reverses is not null)
 -- check: select transaction_id, currency, sum(amount) as sum from journal group by transaction_id, currency having sum(amount) is distinct from 0
 -- check: unique entry_id
--- check: select transaction_id from journal where kind not in ('transfer', 'reversal') group by transaction_id having count(distinct bucket) is distinct from 1
+-- check: select transaction_id from journal where kind not in ('transfer', 'reversal') group by transaction_id having min(bucket) is null or min(bucket) <> max(bucket)
 -- check: select reverses, account, sum(amount) as left_over from (select reverses, account, amount from journal where kind = 'reversal' union all select transaction_id as reverses, account, amount from journal) where reverses in (select o.transaction_id from journal o join journal r on o.transaction_id = r.reverses) group by reverses, account having sum(amount) is distinct from 0
 select
     transaction_id, entry_id, posted_at, period, account, amount, currency, kind, request_id, reference, actor, reason, service_at,

@@ -3,18 +3,18 @@
 -- meter holds on its own.
 -- check: usage_source in ('reported', 'partial', 'recounted', 'none')
 -- check: select count(*) from usage_totals having count(*) is distinct from (select count(*) from steps)
-with by_family as (
+with in_pieces as (
+    select distinct raw_id, raw_ordinal from usage_pieces where piece <> ''
+),
+by_family as (
+    select u.* exclude (piece, model, has_units)
+    from usage_pieces u anti join in_pieces i on u.raw_id = i.raw_id and u.raw_ordinal = i.raw_ordinal
+    union all
     select
-        u.raw_id, u.raw_ordinal,
-        max(case when u.source = 'recounted' and m.family in ('input', 'output') then 1 else 0 end) as has_recounted,
-        max(case when u.source = 'reported' and m.family in ('input', 'output') then 1 else 0 end) as has_reported,
-        min(u.source) as source,
-        cast(sum(case when m.family = 'input' then u.own end) as bigint) as input_tokens,
-        cast(sum(case when m.family = 'output' then u.own end) as bigint) as output_tokens,
-        cast(sum(case when u.meter in ('cached_input', 'cached_audio_input', 'cached_image_input') then u.own end) as bigint) as cached_input_tokens,
-        cast(sum(case when u.meter in ('cache_write_5m', 'cache_write_30m', 'cache_write_1h') then u.own end) as bigint) as cache_write_tokens,
-        cast(sum(case when u.meter = 'reasoning' then u.own end) as bigint) as reasoning_tokens
-    from usage_lines u join meter m on u.meter = m.name
+        u.raw_id, u.raw_ordinal, max(u.has_recounted), max(u.has_reported), min(u.source), cast(sum(u.input_tokens) as bigint),
+        cast(sum(u.output_tokens) as bigint), cast(sum(u.cached_input_tokens) as bigint), cast(sum(u.cache_write_tokens) as bigint),
+        cast(sum(u.reasoning_tokens) as bigint)
+    from usage_pieces u join in_pieces i on u.raw_id = i.raw_id and u.raw_ordinal = i.raw_ordinal
     group by u.raw_id, u.raw_ordinal
 ),
 charges_in_usage as (
