@@ -243,8 +243,6 @@ def open_engine(*, memory_limit: str | None = None, threads: int | None = None, 
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET preserve_insertion_order = false")
     connection.execute("SET python_enable_replacements = false")
-    # a left join keeps its right side in memory, which here is the smaller: DuckDB's guess at sizes would turn many around
-    connection.execute("SET disabled_optimizers = 'build_side_probe_side'")
     connection.execute("SET parquet_metadata_cache = true")  # several models read the same sealed files, which never change
     if threads:
         connection.execute(f"SET threads = {int(threads)}")
