@@ -17,8 +17,8 @@ reversal_legs as (
         l.request_id,
         case when p.service_period = p.period then r.reference else 'late:' || p.service_period || ':' || r.reference end as reference,
         r.actor, r.reason, r.reverses, l.wallet, l.bucket
-    from reversals r
-    join legs l on r.reverses = l.transaction_id
+    from legs l
+    join reversals r on l.transaction_id = r.reverses
     join book_period p on r.at >= p.starts_at and r.at < p.ends_at
     where r.fault is null
 )
