@@ -142,7 +142,7 @@ def _key(law: str) -> tuple[str, str]:
 
 
 def _alike(model: str, law: str) -> str:
-    """A row where two keys have one hash: where there is none no two keys are equal, for an eighth of the memory and a third of the time."""
+    """A row where two keys have one hash: where there is none, no two keys are equal, and a hash takes less room than a key."""
     columns, where = _key(law)
     return f'SELECT 1 FROM (SELECT hash({columns}) AS h FROM "{model}"{where}) GROUP BY h HAVING count(*) > 1 LIMIT 1'
 

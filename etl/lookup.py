@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,10 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
     "vendor_charges": {"priority": NUMBER, "place": TEXT, "path": TEXT, "json_path": TEXT, "unit": TEXT, "note": TEXT},
     "encodings": {"priority": NUMBER, "pattern": TEXT, "encoding": TEXT, "approximate": FLAG, "note": TEXT},
 }
+# Which column of a table is a name or a JSON path: beside it stands `member`, its last name as a JSON text has it, null where it ends
+# in none. A text is taken apart only where it holds that, or where names in it may be escaped.
+PATHS = {"usage_places": "has", "dialects": "json_path", "attribution": "name", "signals": "name"}
+_LAST_NAME = re.compile(r'"([^"]+)"$|([A-Za-z0-9_-]+)$')
 RULES = {
     "count": "the meter's quantity, and part of the vendor's total",
     "outside": "the meter's quantity, which the vendor's total leaves out",
@@ -127,7 +132,15 @@ def lookup_tables(folder: Path = FOLDER) -> dict[str, pa.Table]:
         unread = set(tables[f"table_{name}"]["dialect"].to_pylist()) - described
         if unread:
             raise AuditTableError(f"{name}.csv: no dialect {', '.join(sorted(unread))}", "describe it in dialects.csv")
+    for name, column in PATHS.items():
+        rows = tables[f"table_{name}"]
+        tables[f"table_{name}"] = rows.append_column("member", pa.array(map(_member, rows[column].to_pylist()), TEXT))
     return tables | {"meter": _meters(), "meter_chain": _chains()}
+
+
+def _member(path: str | None) -> str | None:
+    found = _LAST_NAME.search(path or "")
+    return f'"{found[1] or found[2]}"' if found else None
 
 
 def check_endpoints(rates: Iterable[Rate]) -> None:

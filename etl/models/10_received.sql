@@ -21,7 +21,10 @@ strays as (
     from raw_response where request_id not in (select request_id from raw_request)
 ),
 lost as (
-    select request_id, min(seen_at) as received_at, min(url) as url, min(sent_model) as sent_model from strays group by request_id
+    select
+        request_id, min(seen_at) as received_at, min(url) as url, coalesce(regexp_extract(min(url), '^[a-z]+://[^/]+(/.*)$', 1), '') as path,
+        min(sent_model) as sent_model
+    from strays group by request_id
 ),
 requests as (
     select
@@ -33,7 +36,7 @@ requests as (
     union all
     select
         request_id, null, null, 0, 'unknown', received_at, 'POST', regexp_extract(url, '^[a-z]+://([^/]+)', 1),
-        coalesce(regexp_extract(url, '^[a-z]+://[^/]+(/.*)$', 1), ''),
+        path,
         '{}', null, sent_model, null, null, 'none', null, null, null
     from lost
 ),
@@ -41,7 +44,7 @@ requests as (
 paths as (
     select method, path from raw_request
     union
-    select 'POST', coalesce(regexp_extract(url, '^[a-z]+://[^/]+(/.*)$', 1), '') from lost
+    select 'POST', path from lost
 ),
 endpoint_of as (
     select p.method, p.path, e.endpoint, e.billing, e.job, e.tier, e.expects_output, e.owes

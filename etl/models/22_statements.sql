@@ -23,8 +23,7 @@ in_headers as (
 in_bodies as (
     select f.request_id, a.fact, a.priority, 'body.' || a.name as source, a.overrides_registry, a.pick,
         case
-            when contains(f.body_facts, '"' || regexp_extract(a.name, '([A-Za-z0-9_-]+)$', 1) || '"') or contains(f.body_facts, '\')
-                or not regexp_matches(a.name, '[A-Za-z0-9_-]$')
+            when a.member is null or contains(f.body_facts, a.member) or contains(f.body_facts, '\')
             then json_extract_string(f.body_facts, '$.' || a.name)
         end as written
     from firsts f join table_attribution a on a.place = 'body'

@@ -37,8 +37,7 @@ asked as (
 ),
 places as (
     select
-        a.endpoint, a.channel, a.url, p.path, p.priority, p.dialect, p.part, p.role, p.source, p.has,
-        '"' || case when p.has like '%"' then regexp_extract(p.has, '"([^"]+)"$', 1) else regexp_extract(p.has, '([A-Za-z0-9_-]+)$', 1) end || '"' as last_name
+        a.endpoint, a.channel, a.url, p.path, p.priority, p.dialect, p.part, p.role, p.source, p.has, p.member
     from asked a
     join table_usage_places p
         on (p.endpoint = '%' or a.endpoint like p.endpoint)
@@ -52,7 +51,7 @@ matched as (
     -- an object is taken apart only for a name that it holds, or where names in it may be escaped; a case keeps that order
     where case
         when p.has is null then true
-        when contains(n.object, p.last_name) or contains(n.object, '\') then json_extract_string(n.object, p.has) is not null
+        when contains(n.object, p.member) or contains(n.object, '\') then json_extract_string(n.object, p.has) is not null
         else false
     end
 ),

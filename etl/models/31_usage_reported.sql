@@ -7,12 +7,6 @@
 with places as (
     select *, pick = min(pick) over (partition by dialect, rule, meter) as is_first from table_dialects
 ),
-scalar_members as (
-    -- a quoted name may hold dots
-    select
-        *, '"' || case when json_path like '%"' then regexp_extract(json_path, '"([^"]+)"$', 1) else regexp_extract(json_path, '([A-Za-z0-9_-]+)$', 1) end || '"' as last_name
-    from places where list_path is null
-),
 alone as (
     select raw_id, raw_ordinal, piece, part from usage_objects group by raw_id, raw_ordinal, piece, part having count(*) = 1
 ),
@@ -24,10 +18,10 @@ objects as (
 scalars as (
     -- an object is taken apart only for the names that it holds, or, where names in it may be escaped, for all; a case keeps that order
     select o.raw_id, o.raw_ordinal, o.piece, o.part, o.priority, o.source, d.rule, d.meter, d.pick, d.inside, o.is_alone and d.is_first as is_unbeaten,
-        case when d.last_name = '""' or contains(o.object, d.last_name) or contains(o.object, '\') then json_extract_string(o.object, d.json_path) end as written
+        case when d.member is null or contains(o.object, d.member) or contains(o.object, '\') then json_extract_string(o.object, d.json_path) end as written
     from objects o
-    join scalar_members d on o.dialect = d.dialect
-    where (o.keeps = 'all' or d.meter in (select name from meter where family = 'other'))
+    join places d on o.dialect = d.dialect
+    where d.list_path is null and (o.keeps = 'all' or d.meter in (select name from meter where family = 'other'))
 ),
 lists as (
     select o.raw_id, o.raw_ordinal, o.piece, o.part, o.priority, o.source, d.rule, d.meter, d.pick, d.inside,

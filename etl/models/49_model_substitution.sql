@@ -15,9 +15,7 @@ with claims as (
 ),
 asked as (
     select c.*, r.api_model as asked
-    from claims c
-    join members m on c.request_id = m.request_id and m.position = 1
-    join received r on m.raw_id = r.raw_id
+    from claims c join requests_created r on c.request_id = r.request_id
 ),
 pairs as (
     select *, coalesce(sent_model, asked) as sent from asked where coalesce(sent_model, asked) <> ''

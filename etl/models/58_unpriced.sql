@@ -16,15 +16,8 @@ unknown as (
     select * from no_price
     union all
     select * from no_rule
-),
-firsts as (
-    select m.request_id, r.api_model, p.period
-    from members m
-    join received r on m.raw_id = r.raw_id
-    join book_period p on r.received_at >= p.starts_at and r.received_at < p.ends_at
-    where m.position = 1
 )
 select
     u.request_id, u.channel, f.api_model, u.sent_model as upstream_model, u.meter, u.quantity, u.reason,
     u.ordinal as attempt_ordinal, f.period
-from unknown u join firsts f on u.request_id = f.request_id
+from unknown u join requests_created f on u.request_id = f.request_id

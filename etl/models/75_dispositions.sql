@@ -19,7 +19,7 @@ repeated as (
     group by e.raw_id
 )
 select
-    r.raw_id as raw_request_id, m.request_id, l.period,
+    r.raw_id as raw_request_id, m.request_id, c.period,
     case when d.raw_id is not null then 'duplicate' when e.suspended > 0 then 'suspense' when e.charged > 0 then 'charged' else 'free' end as disposition,
     case
         when e.raw_id is null then 'nothing was sent upstream'
@@ -33,15 +33,15 @@ select
     r.writer, r.seq
 from received r
 join members m on r.raw_id = m.raw_id
-join requests_created l on m.request_id = l.request_id
+join requests_created c on m.request_id = c.request_id
 left join ended e on r.raw_id = e.raw_id
 left join repeated d on r.raw_id = d.raw_id
 union all
 select
-    t.twin_id, m.request_id, l.period, 'duplicate' as disposition,
+    t.twin_id, m.request_id, c.period, 'duplicate' as disposition,
     'the same call as ' || t.kept_id || ', which passed both doors' as reason,
     cast(r.copies as bigint) as raw_rows, cast(r.copies as bigint) as duplicates, t.kept_id as duplicate_of, r.writer, r.seq
 from twins t
 join received r on t.twin_id = r.raw_id
 join members m on t.kept_id = m.raw_id
-join requests_created l on m.request_id = l.request_id
+join requests_created c on m.request_id = c.request_id

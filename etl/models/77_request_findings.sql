@@ -124,6 +124,6 @@ found as (
     union all select * from not_recounted
     union all select * from substituted
 )
-select f.request_id, l.period, f.kind, f.subject, f.detail, cast(count(*) as bigint) as rows, f.blocks_close
-from found f join requests_created l on f.request_id = l.request_id
-group by f.request_id, l.period, f.kind, f.subject, f.detail, f.blocks_close
+select f.request_id, r.period, f.kind, f.subject, f.detail, cast(count(*) as bigint) as rows, f.blocks_close
+from found f join requests_created r on f.request_id = r.request_id
+group by f.request_id, r.period, f.kind, f.subject, f.detail, f.blocks_close
