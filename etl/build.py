@@ -83,7 +83,10 @@ class NoMemoryError(LedgerError):
     """The memory did not suffice."""
 
     def __init__(self, words: str) -> None:
-        cure = "give it more memory, and run `tokenledger ledger` again; what was published and sealed before is unchanged"
+        cure = (
+            f"give it more memory (it takes {kernel.MOST_MEMORY >> 30} GB and no more) or build on a cluster (README, Past one machine), "
+            "and run `tokenledger ledger` again; what was published and sealed before is unchanged"
+        )
         super().__init__(f"memory ran out: {words.splitlines()[0]}", cure)
 
 
