@@ -265,7 +265,7 @@ def _ours(home: Home, questions: Sequence[Question]) -> list[Charged]:
         )
         connection.execute(
             "CREATE TABLE usage_lines AS SELECT raw_id, 1::INTEGER AS raw_ordinal, '' AS piece, meter, own AS gross, own, "
-            "NULL::VARCHAR AS model FROM used"
+            "NULL::VARCHAR AS model, 'reported' AS source FROM used"
         )
         kernel.run(
             connection,
