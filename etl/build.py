@@ -31,14 +31,17 @@ from etl.carried import (
     NEW,
     SOURCE_AFTER,
     finish,
+    hangs_together,
     read_basis,
     register_alone,
     register_scope,
     settle,
+    settle_slice,
+    show_entries,
     write_basis,
 )
 from etl.closed import Closed, charged_before, check_closed, prior_allowance_use, read_closed, register_settled, settled_tries
-from etl.edition import edition
+from etl.edition import Edition, edition
 from etl.kernel import Model, Progress, Report, Run, Step
 from etl.lookup import check_endpoints, lookup_tables
 from etl.lots import make_lots
@@ -47,6 +50,7 @@ from etl.reconcile.step import reconcile_bills
 from etl.recount import recount
 from etl.reread import reread
 from etl.seals import read_seals, sha256_of
+from etl.slices import Files, cut, show
 from etl.sources import ROW_KINDS, Sources, read_sources, register, register_book, table, with_event
 from etl.spending import spending
 from schemas import durable, manifest, spend
@@ -59,6 +63,7 @@ LOCK_FILE = "build.lock"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DIGEST_FILE = "ledger.duckdb.sha256"
 RECOUNT = "33"  # the last step that reads bodies
+SLICE_RECORDS = 1_000_000
 ASKED_AFTERWARDS = frozenset({"requests_created", "admin_events", "reversals"})  # of what is not published
 ROW_GROUP = 122_880  # rows that DuckDB gives one thread: with fewer records, a second one is only waited for (a fifth more CPU)
 CONTEXT_DAYS = 3  # how far back a preview looks for what a new record belongs to; an SDK's retries come within one
@@ -120,13 +125,23 @@ def build(
     threads: int | None = None,
     memory_limit: str | None = None,
     engine: Run = kernel.run,
+    slice_records: int = SLICE_RECORDS,
 ) -> BuildResult:
     """Build everything recorded and publish it; the old ledger stays on any failure. `as_of` stands for the clock (register_book).
 
     Raises BookError, ManifestError, SealBroken, BuildRunningError, NotWrittenError, NoMemoryError or CheckFailed.
     """
     with lock(home) as spill_to:
-        return build_locked(home, spill_to, as_of=as_of, progress=progress, threads=threads, memory_limit=memory_limit, engine=engine)
+        return build_locked(
+            home,
+            spill_to,
+            as_of=as_of,
+            progress=progress,
+            threads=threads,
+            memory_limit=memory_limit,
+            engine=engine,
+            slice_records=slice_records,
+        )
 
 
 def build_locked(
@@ -138,6 +153,7 @@ def build_locked(
     threads: int | None = None,
     memory_limit: str | None = None,
     engine: Run = kernel.run,
+    slice_records: int = SLICE_RECORDS,
 ) -> BuildResult:
     """The same, for who holds the lock."""
     began = time.perf_counter()
@@ -156,17 +172,21 @@ def build_locked(
                 connection.execute("SET disabled_optimizers = 'build_side_probe_side'")
             check_closed(closed)
             _lend_tables(connection, book)
-            register_scope(connection, closed, sources, book, basis)
+            is_all = register_scope(connection, closed, sources, book, basis)
+            register_book(connection, book, closed.until, as_of)
+            is_divisible = is_all and engine is kernel.run and not hangs_together(book)
+            slices = cut(connection, sources, slice_records if is_divisible else max(sources.records, 1))
+            made = _build_slices(connection, sources, issue, closed, slices, progress)
             together = (
-                Step("80", "requests_written", partial(settle, edition=issue, closed=closed), frozenset({"wallet_legs"})),
+                Step(kernel.OF_ALL, "requests_written", partial(settle, edition=issue, closed=closed), frozenset({"wallet_legs"})),
                 Step("97", "wallet_lots", partial(make_lots, closed=closed), frozenset({"topup_lots"})),
                 Step("98", "audit_chain", partial(chain_audit_trail, closed=closed)),
                 Step("99", "bills", partial(reconcile_bills, home=home, book=book)),
                 Step("99", "sums_written", partial(finish, edition=issue, closed=closed), frozenset({"touched", "snapshot_figures"})),
             )
-            _run(connection, sources, book, progress, closed.until, as_of, together, engine)
+            engine(connection, [*_steps(sources), *together], progress, ASKED_AFTERWARDS)
             issue.publish()
-        ((made,),) = connection.execute("SELECT count(*) FROM requests_created").fetchall()
+        made += _made(connection)
         digest = sha256_of(home.ledger_file)
         basis_digest = write_basis(home, digest, book, closed, sources)
         durable.replace(home.ledger / DIGEST_FILE, digest_lines(home, digest, basis_digest))
@@ -187,24 +207,51 @@ def _lend_tables(connection: duckdb.DuckDBPyConnection, book: Book) -> None:
         table(connection, name, rows)
 
 
-def _run(
-    connection: duckdb.DuckDBPyConnection,
-    sources: Sources,
-    book: Book,
-    progress: Report,
-    until: int | None,
-    as_of: int | None,
-    more: Sequence[Step] = (),
-    engine: Run = kernel.run,
-) -> None:
-    register_book(connection, book, until, as_of)
-    reading = (
+def _build_slices(
+    connection: duckdb.DuckDBPyConnection, sources: Sources, issue: Edition, closed: Closed, slices: Sequence[Files], progress: Report
+) -> int:
+    """Make and write the single requests of all slices but the last, which is shown then; how many requests."""
+    if len(slices) == 1:
+        return 0
+    written = Step(kernel.OF_ALL, "slice_written", partial(settle_slice, edition=issue, closed=closed), frozenset({"wallet_legs"}))
+    steps = [step for step in (*_steps(sources), written) if step.number <= kernel.OF_ALL]
+    made = 0
+    connection.execute("CREATE OR REPLACE VIEW raw_event AS SELECT * FROM all_event WHERE false")
+    for number, files in enumerate(slices[:-1], 1):
+        began = time.perf_counter()
+        before = _tables(connection)
+        show(connection, files, closed.less, is_last=False)
+        kernel.run(connection, steps, silent, ASKED_AFTERWARDS)
+        requests = _made(connection)
+        for name in _tables(connection) - before - {"earlier_leg"}:
+            connection.execute(f'DROP TABLE "{name}"')
+        made += requests
+        progress(Progress(number, len(slices), "slice", requests, time.perf_counter() - began))
+    show(connection, slices[-1], closed.less, is_last=True)
+    show_entries(connection, closed)
+    connection.execute(
+        f"INSERT INTO replaced_request SELECT DISTINCT period, CAST(created_at AS DATE), run_id FROM published.ledger WHERE {closed.is_open}"
+    )
+    return made
+
+
+def _tables(connection: duckdb.DuckDBPyConnection) -> set[str]:
+    return {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'memory'").fetchall()}
+
+
+def _made(connection: duckdb.DuckDBPyConnection) -> int:
+    ((requests,),) = connection.execute("SELECT count(*) FROM requests_created").fetchall()
+    return int(requests)
+
+
+def _steps(sources: Sources) -> list[Model | Step]:
+    """The models, and the steps between them that read bodies."""
+    return [
+        *_models(),
         Step("09", "reread", partial(reread, sources=sources)),
         Step("28", "batch_output", partial(batch_output, sources=sources), frozenset({"steps"})),
         Step(RECOUNT, "recount", partial(recount, sources=sources), frozenset({"usage_verdicts"})),
-    )
-    steps: list[Model | Step] = [*_models(), *reading, *more]
-    engine(connection, steps, progress, ASKED_AFTERWARDS)
+    ]
 
 
 @cache
@@ -277,12 +324,10 @@ def as_read(home: Home, since: str) -> Iterator[duckdb.DuckDBPyConnection]:
         register(connection, sources)
         _lend_tables(connection, book)
         register_scope(connection, Closed(home), sources, book, None)
-        _run(connection, sources, book, silent, None, None, engine=_to_recount)
+        register_book(connection, book)
+        until_counted = [step for step in _steps(sources) if step.number <= RECOUNT]
+        kernel.run(connection, until_counted, silent, ASKED_AFTERWARDS | {"members", "twins"})
         yield connection
-
-
-def _to_recount(connection: duckdb.DuckDBPyConnection, steps: Sequence[Model | Step], report: Report, keep: frozenset[str]) -> None:
-    kernel.run(connection, [step for step in steps if step.number <= RECOUNT], report, keep | {"members", "twins"})
 
 
 # ---- the preview ----
@@ -309,7 +354,8 @@ def preview(home: Home, asked: str = "", proposed: Event | None = None) -> duckd
             register_scope(connection, Closed(home), sources, book, None)
         register_alone(connection)
         closed = read_seals(home)
-        _run(connection, sources, book, silent, closed[-1].end if closed else None, None)
+        register_book(connection, book, closed[-1].end if closed else None)
+        kernel.run(connection, _steps(sources), silent, ASKED_AFTERWARDS)
     except BaseException:
         connection.close()
         raise

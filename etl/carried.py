@@ -132,20 +132,30 @@ def _stamps(paths: dict[str, Path]) -> dict[str, list[int]]:
 # ---- before the models ----
 
 
-def register_scope(connection: duckdb.DuckDBPyConnection, closed: Closed, sources: Sources, book: Book, basis: Basis | None) -> None:
-    """Make visible the records of this build (`raw_`), what it replaces, and everything that stays and that its models ask for."""
+def register_scope(connection: duckdb.DuckDBPyConnection, closed: Closed, sources: Sources, book: Book, basis: Basis | None) -> bool:
+    """Make visible the records of this build (`raw_`), what it replaces, and everything that stays and that its models ask for.
+
+    Returns whether these are all records of the open months.
+    """
     register_closed(connection, closed)
-    event = "ANTI JOIN closed_event c ON r.event_id = c.event_id" if closed.seals else ""
-    connection.execute(f"CREATE VIEW raw_event AS SELECT r.* FROM all_event r {event}")
+    show_entries(connection, closed)
     if closed.in_edition:
         connection.execute(SOURCE_AFTER)
-    if closed.in_edition and basis is not None and _goes_on(connection, closed, sources, book, basis):
+    goes_on = closed.in_edition and basis is not None and _goes_on(connection, closed, sources, book, basis)
+    if goes_on:
         _narrow(connection, sources)
     else:
         _everything_open(connection, closed)
     register_before(connection, closed)
     _register_standing(connection, closed)
     register_seals(connection, closed)
+    return not goes_on
+
+
+def show_entries(connection: duckdb.DuckDBPyConnection, closed: Closed) -> None:
+    """Make `raw_event` the events that no closed month owns."""
+    less = "ANTI JOIN closed_event c ON r.event_id = c.event_id" if closed.seals else ""
+    connection.execute(f"CREATE OR REPLACE VIEW raw_event AS SELECT r.* FROM all_event r {less}")
 
 
 def _goes_on(connection: duckdb.DuckDBPyConnection, closed: Closed, sources: Sources, book: Book, basis: Basis) -> bool:
@@ -160,8 +170,7 @@ def _goes_on(connection: duckdb.DuckDBPyConnection, closed: Closed, sources: Sou
 
 def _everything_open(connection: duckdb.DuckDBPyConnection, closed: Closed) -> None:
     for kind in ROW_KINDS[:-1]:
-        less = "ANTI JOIN closed_request c ON r.request_id = c.raw_id" if closed.seals else ""
-        connection.execute(f"CREATE VIEW raw_{kind} AS SELECT r.* FROM all_{kind} r {less}")
+        connection.execute(f"CREATE VIEW raw_{kind} AS SELECT r.* FROM all_{kind} r {closed.less}")
     if closed.in_edition:
         connection.execute(f"CREATE TABLE stale_request AS SELECT request_id FROM published.ledger WHERE {closed.is_open}")
         connection.execute(_REPLACED)
@@ -186,6 +195,11 @@ def _are_there(home: Home, sources: Sources, basis: Basis) -> bool:
     return all(now.get(name) == stamp for name, stamp in basis.bodies.items() if name in bodies or name.startswith("keys/"))
 
 
+def hangs_together(book: Book) -> bool:
+    """Whether a request's charge can hang on all others': a free allowance is used up in their order."""
+    return any(row.term.startswith("allowance") for row in book.terms)
+
+
 def _is_plain(connection: duckdb.DuckDBPyConnection, closed: Closed, sources: Sources, book: Book) -> bool:
     """Whether no request's charge hangs on all others' (free allowances), every file could be read, and nothing that was lost came back."""
     ((unread,),) = connection.execute(f"{_UNREAD} AND {closed.is_open}").fetchall()
@@ -193,7 +207,7 @@ def _is_plain(connection: duckdb.DuckDBPyConnection, closed: Closed, sources: So
     return (
         not unread
         and not any(finding.kind == "quarantined_file" for finding in sources.findings)
-        and not any(row.term.startswith("allowance") for row in book.terms)
+        and not hangs_together(book)
         and all(sources.positions.get(writer, 0) >= seq for writer, seq in before.items())
     )
 
@@ -345,15 +359,39 @@ _NO_STATEMENT = (
 # ---- between the models of single requests and those of all ----
 
 
+def settle_slice(connection: duckdb.DuckDBPyConnection, edition: Edition, closed: Closed) -> int:
+    """Write what was made of the requests of one slice that is not the last; how many tables. What bears on all requests is left to `settle`."""
+    changes = [_own_rows(connection, edition, name, condition) for name, condition in _of_requests(closed).items()]
+    edition.write(changes)
+    legs = "INSERT INTO earlier_leg" if edition.has_slices else "CREATE TABLE earlier_leg AS"
+    connection.execute(f"{legs} FROM wallet_legs")
+    edition.has_slices = True
+    return len(changes)
+
+
+def _of_requests(closed: Closed) -> dict[str, str]:
+    """The tables whose rows belong to single requests, each with the condition that picks those that are made again."""
+    conditions = {made.name: _condition(made.name, closed) for made in TABLES if made.name not in FROM_ALL}
+    return {name: condition for name, condition in conditions.items() if condition}
+
+
+def _own_rows(connection: duckdb.DuckDBPyConnection, edition: Edition, name: str, condition: str | None) -> Change:
+    """This build's rows of a table; what they replace went with the first slice."""
+    return own_rows(connection, BY_NAME[name], "false" if condition and edition.has_slices else condition)
+
+
 def settle(connection: duckdb.DuckDBPyConnection, edition: Edition, closed: Closed) -> int:
     """Write what was made of single requests into the edition, whose rows later models read by the same names; how many tables."""
+    if edition.has_slices:
+        connection.execute("INSERT INTO wallet_legs FROM earlier_leg")
+        connection.execute("DROP TABLE earlier_leg")
     connection.execute("CREATE TABLE first_open AS SELECT min(starts_at) AS starts_at FROM book_period WHERE service_period = period")
     if edition.goes_on:
         _go_on_from_statement(connection, closed)
         first_changes = [Change(BY_NAME["wallet_statement"], "", _condition("wallet_statement", closed))]
     else:
         first_changes = [Change(owned, select, "false") for owned, select in closed_rows(closed)]
-    own = [own_rows(connection, made, _condition(made.name, closed)) for made in TABLES if made.name not in FROM_ALL]
+    own = [_own_rows(connection, edition, made.name, _condition(made.name, closed)) for made in TABLES if made.name not in FROM_ALL]
     changes = [
         replace(change, select=rows_of_the_book(closed, change.table.name)) if change.table.name in OF_THE_BOOK else change
         for change in own

@@ -42,6 +42,7 @@ class Edition:
     target: Path
     partial: Path
     goes_on: bool  # it began as a copy of the published ledger
+    has_slices: bool = False  # what this build replaces is gone, and rows that it made have come
 
     def write(self, changes: Iterable[Change]) -> None:
         """Make the changes, all in one transaction: one commit and so one sync for all that is written."""

@@ -25,6 +25,7 @@ from schemas.ledger import BY_NAME, Table
 MODELS = Path(__file__).parent / "models"
 SAMPLE_ROWS = 3
 MOST_MEMORY = 5 << 30  # bytes
+OF_ALL = "80"  # from this number on models read what is made of all requests, as it is written of the edition
 
 _UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 

@@ -224,20 +224,25 @@ def register(connection: duckdb.DuckDBPyConnection, sources: Sources) -> None:
     """Make every record visible as `all_<kind>`, and findings and positions as `source_finding` and `source_position`."""
     for kind in ROW_KINDS:
         connection.register(f"unsealed_{kind}", sources.rows[kind])
-        columns = ", ".join(f'"{name}"' for name in ARROW[kind].names)
-        select = f"SELECT {columns} FROM unsealed_{kind}"
-        if sources.files[kind]:
-            listed = ", ".join(f"'{str(path).replace(chr(39), chr(39) * 2)}'" for path in sources.files[kind])
-            read = f"read_parquet([{listed}], union_by_name = true, hive_partitioning = false)"
-            # by name, so that a column which older files do not have reads as null
-            select = f"SELECT {columns} FROM (SELECT * FROM {read} UNION ALL BY NAME SELECT * FROM unsealed_{kind})"
-        connection.execute(f"CREATE VIEW all_{kind} AS {select}")
+        connection.execute(f"CREATE VIEW all_{kind} AS {select_rows(kind, sources.files[kind])}")
     connection.execute(
         'CREATE TABLE source_finding (kind VARCHAR, subject VARCHAR, detail VARCHAR, rows BIGINT, "at" TIMESTAMP, blocks_close BOOLEAN)'
     )
     add_findings(connection, sources.findings)
     positions = [{"writer": writer, "last_seq": seq} for writer, seq in sorted(sources.positions.items())]
     table(connection, "source_position", pa.Table.from_pylist(positions, _POSITION))
+
+
+def select_rows(kind: str, paths: Sequence[Path], *, unsealed: bool = True) -> str:
+    """A select of the records of one kind in these sealed files, and of those that are not sealed yet, once they are registered."""
+    columns = ", ".join(f'"{name}"' for name in ARROW[kind].names)
+    waiting = f"SELECT {columns} FROM unsealed_{kind}{'' if unsealed else ' WHERE false'}"
+    if not paths:
+        return waiting
+    listed = ", ".join(f"'{str(path).replace(chr(39), chr(39) * 2)}'" for path in paths)
+    read = f"read_parquet([{listed}], union_by_name = true, hive_partitioning = false)"
+    # by name, so that a column which older files do not have reads as null
+    return f"SELECT {columns} FROM (SELECT * FROM {read} UNION ALL BY NAME {waiting})"
 
 
 def add_findings(connection: duckdb.DuckDBPyConnection, findings: Sequence[Finding]) -> None:

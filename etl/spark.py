@@ -23,10 +23,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql.pandas.functions import arrow_udf
 
 from etl import dialect
-from etl.kernel import SAMPLE_ROWS, CheckFailed, Model, Progress, Report, Step, in_order, offending_rows
-
-# From here on models read what is written of the edition.
-FIRST_AT_HOME = "80"
+from etl.kernel import OF_ALL, SAMPLE_ROWS, CheckFailed, Model, Progress, Report, Step, in_order, offending_rows
 
 _SETTINGS = {
     "spark.sql.session.timeZone": "UTC",
@@ -74,9 +71,9 @@ class Engine:
         ordered = in_order(steps)
         for place, step in enumerate(ordered, 1):
             began = time.perf_counter()
-            if step.number >= FIRST_AT_HOME:
+            if step.number >= OF_ALL:
                 self._bring_home(connection)
-            if isinstance(step, Model) and step.number < FIRST_AT_HOME:
+            if isinstance(step, Model) and step.number < OF_ALL:
                 rows = self._make(connection, step)
             else:
                 rows = step.run(connection)
