@@ -24,6 +24,7 @@ from schemas.records import ARROW, Instant
 DAYS = 28
 FIRST_DAY = parse_instant("2026-09-01T00:00:00Z")
 DAY = 86_400_000_000
+SEAL_REQUESTS = 250_000  # a day of more is sealed in pieces, as the proxy does every minute
 KEYS = 20
 WRITER = "bench"
 
@@ -94,7 +95,7 @@ CALLS = f"""
             CASE WHEN caches THEN prompt // 4 ELSE 0 END AS cached,
             CASE WHEN fate BETWEEN 975 AND 989 THEN 'routed' WHEN large OR NOT cheap THEN 'official' ELSE 'routed' END AS channel,
             CASE WHEN fate < 960 THEN 'ok' WHEN fate < 975 THEN 'retry' WHEN fate < 990 THEN 'fallback' ELSE 'failed' END AS fate,
-            $day + (n - $first) * ({DAY} // ($last - $first)) AS began
+            $begin + (n - $first) * ($span // ($last - $first)) AS began
         FROM drawn
     ), placed AS (
         SELECT *, CASE WHEN fate = 'fallback' THEN 'official' ELSE channel END AS payer,
@@ -203,13 +204,19 @@ class Month:
             (self.home.book / name).write_text(text)
 
     def add(self, requests: int, *, day: int) -> None:
-        """One seal with so many requests spread over one day, counted from the first of the month; days before it are in earlier months."""
+        """So many requests spread over one day, counted from the first of the month; days before it are in earlier months."""
+        for first in range(0, requests, SEAL_REQUESTS):
+            last = min(first + SEAL_REQUESTS, requests)
+            self._seal(last - first, FIRST_DAY + day * DAY + DAY * first // requests, DAY * (last - first) // requests)
+
+    def _seal(self, requests: int, begin: int, span: int) -> None:
+        """One seal with so many requests spread over a span that begins at an instant, both in microseconds."""
         sealed = manifest.read(self.home.manifest)
         with duckdb.connect() as connection:
             connection.execute("SET TimeZone = 'UTC'")
             connection.execute(
                 f"CREATE TABLE calls AS {CALLS}",
-                {"first": self.requests, "last": self.requests + requests, "day": FIRST_DAY + day * DAY, "seq": self.next_seq},
+                {"first": self.requests, "last": self.requests + requests, "begin": begin, "span": span, "seq": self.next_seq},
             )
             files = tuple(self._file(connection, kind, len(sealed)) for kind in ROWS)
             sums = connection.execute("SELECT payer, sum(picodollars)::BIGINT, sum(tries)::BIGINT FROM calls GROUP BY payer").fetchall()
@@ -219,7 +226,7 @@ class Month:
         self.requests += requests
         frames = sum(file.rows for file in files)
         number, previous = (sealed[-1].number + 1, sealed[-1].hash) if sealed else (1, manifest.GENESIS)
-        sealed_at = Instant(FIRST_DAY + (day + 1) * DAY)
+        sealed_at = Instant(begin + span)
         seal = Seal(number, previous, WRITER, self.next_seq, self.next_seq + frames - 1, (), sealed_at, files).chained()
         self.next_seq += frames
         with self.home.manifest.open("ab") as lines:
