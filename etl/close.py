@@ -10,6 +10,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -240,13 +241,16 @@ def _seal(home: Home, connection: duckdb.DuckDBPyConnection, built: BuildResult,
     for left in target.iterdir():  # of a close that did not come to its end, or that was reopened
         if left not in old:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
-    _write_tables(connection, target, period)
-    for form in SEALED:
-        export(home, form, period, target / f"ledger.{form}", closing=True)
-    _write_statement(connection, target, period)
     _write_book(home, target)
-    tree = merkle.grow(row["receipt_digest"] for row in read_rows(connection, _DIGESTS.replace("$period", repr(period))))
-    tree.write(target / merkle.MERKLE_FILE)
+    _write_tables(connection, target, period)
+    # an export writes piece after piece on one core; what else there is to write goes beside the first
+    with ThreadPoolExecutor() as pool:
+        exports = [pool.submit(export, home, form, period, target / f"ledger.{form}", closing=True) for form in SEALED]
+        _write_statement(connection, target, period)
+        tree = merkle.grow(row["receipt_digest"] for row in read_rows(connection, _DIGESTS.replace("$period", repr(period))))
+        tree.write(target / merkle.MERKLE_FILE)
+        for export_done in exports:
+            export_done.result()
     for path in _files(target, old):
         os.chmod(path, 0o600)
         durable.sync(path)

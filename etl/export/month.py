@@ -92,8 +92,9 @@ def export(
     spill = aside.with_suffix(".spill")
     try:
         with open_ledger(home) as connection:
-            connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
-            connection.execute(f"SET temp_directory = '{str(spill).replace(chr(39), chr(39) * 2)}'")
+            if not closing:  # a close has its own bounds, and all connections of a process to one file share them
+                connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+                connection.execute(f"SET temp_directory = '{str(spill).replace(chr(39), chr(39) * 2)}'")
             rows = source(connection, period, report)
             written = how.write(rows, aside)
             durable.sync(aside)

@@ -20,12 +20,17 @@ def harmless(text: str) -> str:
     return f"'{shown}" if shown[:1] in FORMULA_STARTS and shown else shown
 
 
+def is_harmful_sql(column: str) -> str:
+    """Whether a text column's value would be changed, as an SQL expression."""
+    return f"regexp_matches({column}, '{_HARMFUL}')"
+
+
 def harmless_sql(column: str) -> str:
-    """The same as an SQL expression over a text column, null staying null. Almost every text is harmless: one look says so."""
+    """The same as `harmless` as an SQL expression over a text column, null staying null."""
     shown = f"translate({column}, {_chars(_CONTROLS)}, '{_PICTURES}')"
     starts = " OR ".join(f"starts_with({column}, chr({ord(char)}))" for char in FORMULA_STARTS)
     changed = f"CASE WHEN {starts} THEN '''' || {shown} ELSE {shown} END"
-    return f"CASE WHEN regexp_matches({column}, '{_HARMFUL}') THEN {changed} ELSE {column} END"
+    return f"CASE WHEN {is_harmful_sql(column)} THEN {changed} ELSE {column} END"
 
 
 def _chars(text: str) -> str:
