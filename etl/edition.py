@@ -22,7 +22,7 @@ from etl.kernel import check_shape
 from schemas import durable
 from schemas.ledger import TABLES, Table
 
-PIECE_BYTES = 4 << 20
+PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +98,12 @@ def edition(connection: duckdb.DuckDBPyConnection, target: Path, copy_of: str | 
 def _copied(source: Path, copy: Path) -> str:
     """Copy a file; the SHA-256 of what was copied, empty where there is none."""
     digest = hashlib.sha256()
+    piece = memoryview(bytearray(PIECE_BYTES))  # one for all: a new one each time costs more than hashing it
     try:
-        with source.open("rb") as read, _created(copy) as written:
-            while piece := read.read(PIECE_BYTES):
-                digest.update(piece)
-                written.write(piece)
+        with source.open("rb", buffering=0) as read, _created(copy) as written:
+            while size := read.readinto(piece):
+                digest.update(piece[:size])
+                written.write(piece[:size])
     except FileNotFoundError:
         return ""
     return digest.hexdigest()
