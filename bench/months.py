@@ -25,6 +25,7 @@ DAYS = 28
 FIRST_DAY = parse_instant("2026-09-01T00:00:00Z")
 DAY = 86_400_000_000
 SEAL_REQUESTS = 250_000  # a day of more is sealed in pieces, as the proxy does every minute
+ROW_GROUP = 50_000  # rows that are read by one thread; what the proxy seals at once is less
 KEYS = 20
 WRITER = "bench"
 
@@ -241,7 +242,7 @@ class Month:
         date = str(rows.column(at)[0].as_py().date())
         path = self.home.raw / kind / f"date={date}" / f"{WRITER}-{seals:04d}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(rows, path, compression="zstd")
+        pq.write_table(rows, path, compression="zstd", row_group_size=ROW_GROUP)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return SealedFile(str(path.relative_to(self.home.raw)), kind, rows.num_rows, path.stat().st_size, digest)

@@ -9,11 +9,10 @@ failed_charges as (
     select
         c.request_id,
         case when sum(case when c.charge is null then 1 else 0 end) = 0 then cast(sum(c.charge) as decimal(38,12)) end as policy_charged
-    from attempt_charges c join steps s on c.raw_id = s.raw_id and c.raw_ordinal = s.raw_ordinal
-    where s.outcome <> 'ok' group by c.request_id
+    from attempt_charges c where c.outcome <> 'ok' group by c.request_id
 ),
 errors as (
-    select request_id, error from steps qualify row_number() over (partition by request_id order by place_from_end) = 1
+    select request_id, error from steps where place_from_end = 1
 )
 select l.*, r.policy_rule, f.policy_charged, e.error
 from ledger l
