@@ -166,10 +166,6 @@ def build_locked(
         basis = read_basis(home)
         with edition(connection, home.ledger_file, basis.sha256 if basis and basis.carries(closed) else None) as issue:
             closed = replace(closed, in_edition=issue.goes_on)
-            if not issue.goes_on:
-                # a left join keeps its right side in memory, the smaller one where everything is made: DuckDB's guess at sizes
-                # turns many around, and ten million requests do not fit then
-                connection.execute("SET disabled_optimizers = 'build_side_probe_side'")
             check_closed(closed)
             _lend_tables(connection, book)
             is_all = register_scope(connection, closed, sources, book, basis)

@@ -62,7 +62,9 @@ def in_slices(home: Home, records: int = 1) -> dict[str, int]:
 def in_one(home: Home, folder: Path) -> Path:
     """The ledger of the same records in one go."""
     copy = Home(folder / "copy")
-    shutil.copytree(home.root, copy.root, ignore=shutil.ignore_patterns("ledger.*"))
+    shutil.rmtree(copy.root, ignore_errors=True)
+    shutil.copytree(home.root, copy.root)
+    copy.ledger_file.unlink(missing_ok=True)
     build(copy, as_of=AS_OF)
     return copy.ledger_file
 
@@ -85,12 +87,21 @@ def served(request_id: str, body_of: str, at: int, response_id: str | None = Non
 
 
 def passed_on(
-    request_id: str, body_of: str, at: int, until: int, *, door: str, sent_to: str, host: str = "127.0.0.1:8780", **reply: Any
+    request_id: str,
+    body_of: str,
+    at: int,
+    until: int,
+    *,
+    door: str,
+    sent_to: str,
+    host: str = "127.0.0.1:8780",
+    path: str = "/v1/chat/completions",
+    **reply: Any,
 ) -> list[Record]:
-    """A call at one door, sent on to a host, whose reply came whole at an instant."""
+    """A call at one door, of a body or without one, sent on to a host, whose reply came whole at an instant."""
     told: dict[str, Any] = {"headers": "{}", "response_id": None, "usage": usage(50, 5), "headers_at": until, **reply}
     return [
-        request(request_id, at, door=door, match_sha256=own(body_of), host=host),
+        request(request_id, at, door=door, match_sha256=own(body_of) if body_of else None, host=host, path=path),
         attempt(request_id, at=at, url=f"https://{sent_to}/v1/chat/completions"),
         response(request_id, at=until, **told),
     ]
@@ -99,7 +110,9 @@ def passed_on(
 def background(request_id: str, at: int, status: str, *, polled: bool) -> list[Record]:
     """A response in the background: asked for, or polled."""
     method, path = ("GET", "/v1/responses/resp_1") if polled else ("POST", "/v1/responses")
-    done: dict[str, Any] = {"usage": usage(90, 9)} if status == "completed" else {"output_seen": False, "finish_reasons": (), "body_state": "read"}
+    done: dict[str, Any] = (
+        {"usage": usage(90, 9)} if status == "completed" else {"output_seen": False, "finish_reasons": (), "body_state": "read"}
+    )
     return [
         request(request_id, at, method=method, path=path, match_sha256=None if polled else own("background"), retry=None),
         attempt(request_id, at=at, url=f"https://official.test{path}"),
@@ -107,19 +120,20 @@ def background(request_id: str, at: int, status: str, *, polled: bool) -> list[R
     ]
 
 
-def unread(request_id: str, at: int, response_id: str, **facts: Any) -> list[Record]:
-    """A call with a key whose reply came in brotli, so that its id is in the bytes kept alone."""
-    content = brotli.compress(
-        orjson.dumps(
-            {"id": response_id, "choices": [{"message": {"content": "yes"}}], "usage": {"prompt_tokens": 60, "completion_tokens": 6}}
-        )
-    )
-    silent: dict[str, Any] = {"response_id": None, "body_bytes": len(content), "content_encoding": "br", "body_state": "opaque"}
+def unread(request_id: str, at: int, until: int, response_id: str) -> list[Record]:
+    """A call at the gateway whose reply came in brotli, so that its id is in the bytes kept alone."""
+    told = {"id": response_id, "choices": [{"message": {"content": "yes"}}], "usage": {"prompt_tokens": 50, "completion_tokens": 5}}
+    content = brotli.compress(orjson.dumps(told))
+    silent: dict[str, Any] = {
+        "usage": (),
+        "body_bytes": len(content),
+        "content_encoding": "br",
+        "body_state": "opaque",
+        "output_seen": False,
+    }
     return [
-        request(request_id, at, match_sha256=own("unread"), headers={"idempotency-key": "unread"}, **facts),
-        attempt(request_id, at=at),
-        response(request_id, at=at + SECOND, **silent),
-        body(request_id, 1, content, at + SECOND, content_encoding="br"),
+        *passed_on(request_id, request_id, at, until, door="gateway", sent_to="vendor.test", **silent),
+        body(request_id, 1, content, until, content_encoding="br"),
     ]
 
 
@@ -149,18 +163,29 @@ TIES: dict[str, tuple[Sequence[Record], Sequence[Record], Sequence[Record]]] = {
         served("repeated", "said", NOON + HOUR, "once", headers={"idempotency-key": "k-2"}),
         [],
     ),
-    "an answer given again that nobody read": (unread("b1", NOON, "hidden"), [], unread("b2", NOON + HOUR, "hidden")),
+    "a vendor's id that nobody read": (
+        unread("o1", NOON, NOON + 9 * SECOND, "hidden"),
+        [],
+        passed_on(
+            "i1", "i1", NOON + SECOND, NOON + 8 * SECOND, door="forward", sent_to="vendor.test", host="vendor.test", response_id="hidden"
+        ),
+    ),
+    "a retry of a call whose end came late": (
+        [
+            request("late", match_sha256=own("late")),
+            attempt("late"),
+            *served("at once", "late", NOON + 3 * SECOND, retry=1),
+        ],
+        [failure("late")],
+        [],
+    ),
     "a call that names the other door's": (
         passed_on(
-            "outer",
-            "named",
-            NOON,
-            NOON + 9 * SECOND,
-            door="forward",
-            sent_to="gateway.test",
-            headers=json({"x-ledger-request-id": "inner"}),
+            "outer", "", NOON, NOON + 9 * SECOND, door="forward", sent_to="gateway.test", headers=json({"x-ledger-request-id": "inner"})
         ),
-        passed_on("inner", "named", NOON + SECOND, NOON + 8 * SECOND, door="gateway", sent_to="official.test"),
+        passed_on(
+            "inner", "", NOON + SECOND, NOON + 8 * SECOND, door="gateway", sent_to="official.test", path="/behind/v1/chat/completions"
+        ),
         [],
     ),
     "a vendor's id at both doors": (
@@ -248,7 +273,6 @@ def test_nothing_is_torn_apart(home: Home, tmp_path: Path) -> None:
             "SELECT DISTINCT transaction_id FROM journal WHERE request_id = 'alone 0 1' AND kind = 'charge'"
         ).fetchall()
     archive.seal([entry("undone", LATER, event="wallet_reverse", transaction=transaction)])
-    shutil.rmtree(tmp_path / "copy")
     steps = in_slices(home)
     assert steps["slices"] == 4
     assert differences(in_one(home, tmp_path), home.ledger_file) == {}
@@ -281,7 +305,6 @@ def test_closed_months_and_what_came_late_for_them(home: Home, tmp_path: Path) -
     assert differences(expected, home.ledger_file) == {}
     rates = home.book / "rates.csv"
     rates.write_text(rates.read_text().replace("0.15,", "0.30,"), encoding="utf-8")
-    shutil.rmtree(tmp_path / "copy")
     assert in_slices(home)["slices"] > 1
     assert differences(in_one(home, tmp_path), home.ledger_file) == {}
 
