@@ -50,7 +50,7 @@ from etl.reconcile.step import reconcile_bills
 from etl.recount import recount
 from etl.reread import reread
 from etl.seals import read_seals, sha256_of
-from etl.slices import Files, cut, show
+from etl.slices import Slice, part, show, what_came, whole_months
 from etl.sources import ROW_KINDS, Sources, read_sources, register, register_book, table, with_event
 from etl.spending import spending
 from schemas import durable, manifest, spend
@@ -170,9 +170,10 @@ def build_locked(
             _lend_tables(connection, book)
             is_all = register_scope(connection, closed, sources, book, basis)
             register_book(connection, book, closed.until, as_of)
-            is_divisible = is_all and engine is kernel.run and not hangs_together(book)
-            slices = cut(connection, sources, slice_records if is_divisible else max(sources.records, 1))
-            made = _build_slices(connection, sources, issue, closed, slices, progress)
+            slices: Sequence[Slice] = ()
+            if engine is kernel.run and not hangs_together(book):
+                slices = whole_months(sources, closed.less, slice_records) if is_all else what_came(connection, slice_records)
+            made = _build_slices(connection, sources, issue, closed, slices, progress) if len(slices) > 1 else 0
             together = (
                 Step(kernel.OF_ALL, "requests_written", partial(settle, edition=issue, closed=closed), frozenset({"wallet_legs"})),
                 Step("97", "wallet_lots", partial(make_lots, closed=closed), frozenset({"topup_lots"})),
@@ -204,30 +205,28 @@ def _lend_tables(connection: duckdb.DuckDBPyConnection, book: Book) -> None:
 
 
 def _build_slices(
-    connection: duckdb.DuckDBPyConnection, sources: Sources, issue: Edition, closed: Closed, slices: Sequence[Files], progress: Report
+    connection: duckdb.DuckDBPyConnection, sources: Sources, issue: Edition, closed: Closed, slices: Sequence[Slice], progress: Report
 ) -> int:
     """Make and write the single requests of all slices but the last, which is shown then; how many requests."""
-    if len(slices) == 1:
-        return 0
-    written = Step(kernel.OF_ALL, "slice_written", partial(settle_slice, edition=issue, closed=closed), frozenset({"wallet_legs"}))
+    written = Step(
+        kernel.OF_ALL, "slice_written", partial(settle_slice, edition=issue, closed=closed), frozenset({"wallet_legs", "touched"})
+    )
     steps = [step for step in (*_steps(sources), written) if step.number <= kernel.OF_ALL]
+    part(connection, sources, slices)
     made = 0
     connection.execute("CREATE OR REPLACE VIEW raw_event AS SELECT * FROM all_event WHERE false")
-    for number, files in enumerate(slices[:-1], 1):
+    for number, of in enumerate(slices[:-1], 1):
         began = time.perf_counter()
-        before = _tables(connection)
-        show(connection, files, closed.less, is_last=False)
+        before = _tables(connection) | {"earlier_leg"}
+        show(connection, of, is_last=False)
         kernel.run(connection, steps, silent, ASKED_AFTERWARDS)
         requests = _made(connection)
-        for name in _tables(connection) - before - {"earlier_leg"}:
+        for name in _tables(connection) - before:
             connection.execute(f'DROP TABLE "{name}"')
         made += requests
         progress(Progress(number, len(slices), "slice", requests, time.perf_counter() - began))
-    show(connection, slices[-1], closed.less, is_last=True)
+    show(connection, slices[-1], is_last=True)
     show_entries(connection, closed)
-    connection.execute(
-        f"INSERT INTO replaced_request SELECT DISTINCT period, CAST(created_at AS DATE), run_id FROM published.ledger WHERE {closed.is_open}"
-    )
     return made
 
 

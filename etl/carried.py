@@ -324,7 +324,8 @@ def _narrow(connection: duckdb.DuckDBPyConnection, sources: Sources) -> None:
     connection.execute("DROP VIEW raw_response")
     connection.execute("DELETE FROM needed WHERE raw_id IN (SELECT raw_id FROM closed_request)")
     for kind in ROW_KINDS[:-1]:
-        connection.execute(f"CREATE TABLE raw_{kind} AS SELECT * FROM all_{kind} WHERE request_id IN (SELECT raw_id FROM needed)")
+        connection.execute(f"CREATE TABLE needed_{kind} AS SELECT * FROM all_{kind} WHERE request_id IN (SELECT raw_id FROM needed)")
+        connection.execute(f"CREATE VIEW raw_{kind} AS FROM needed_{kind}")
     connection.execute(
         "CREATE TABLE stale_request AS SELECT DISTINCT request_id FROM published.dispositions WHERE raw_request_id IN (SELECT raw_id FROM needed)"
     )
@@ -365,6 +366,7 @@ def settle_slice(connection: duckdb.DuckDBPyConnection, edition: Edition, closed
     edition.write(changes)
     legs = "INSERT INTO earlier_leg" if edition.has_slices else "CREATE TABLE earlier_leg AS"
     connection.execute(f"{legs} FROM wallet_legs")
+    connection.execute("INSERT INTO replaced_request SELECT DISTINCT period, CAST(created_at AS DATE), run_id FROM memory.ledger")
     edition.has_slices = True
     return len(changes)
 

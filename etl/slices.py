@@ -1,15 +1,15 @@
-"""Slices: a large month is built in several goes, each written before the next is read, in the memory that one of them needs.
+"""Slices: much is built in several goes, each written before the next is read, in the memory that one of them needs.
 
-A slice is the records of some seals, in the order of the manifest. The models compare records with each other: those of one
-request, a call that was sent again, an answer that came twice, a job, an entry with what it names. Requests that something of
-this kind ties to another slice go into the last one, with all that is tied to them in turn, and so do entries: every model sees
-all that it compares, and a ledger in slices is the ledger of one go. A tie is at least as wide as the models' conditions: one
-too many costs memory, one too few would cost a true figure.
+A slice of a whole month is the records of some seals, in the order of the manifest; of what came since, those of a share of the
+requests. The models compare records with each other: those of one request, a call that was sent again, an answer that came
+twice, a job, an entry with what it names. Requests that something of this kind ties to another slice go into the last one, with
+all that is tied to them in turn, and so do entries: every model sees all that it compares, and a ledger in slices is the ledger
+of one go. A tie is at least as wide as the models' conditions: one too many costs memory, one too few would cost a true figure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import duckdb
@@ -19,59 +19,72 @@ from etl.sources import ROW_KINDS, Sources, select_rows
 
 OF_REQUESTS = ROW_KINDS[:-1]
 
-Files = Mapping[str, Sequence[Path]]  # sealed files by kind
+Slice = Mapping[str, str]  # the select of its records by kind
 
 
-def cut(connection: duckdb.DuckDBPyConnection, sources: Sources, records: int) -> list[Files]:
-    """The sealed files of each slice, which has about so many records; what is not sealed yet is in the last.
+def whole_months(sources: Sources, less: str, records: int) -> list[Slice]:
+    """Slices of about so many records of all that could be read; `less` leaves out of rows `r` what closed months own.
 
-    Where there are several it makes `moved`, the hashes of the requests that go into the last, and their records, `moved_KIND`.
+    What one seal holds stays together, and what is not sealed yet is in the last.
     """
-    slices = _by_seal(sources, -(-sources.records // records))
-    if len(slices) > 1:
-        for kind in OF_REQUESTS:
-            parts = [
-                f"SELECT {number} AS slice, * FROM ({select_rows(kind, files[kind], unsealed=files is slices[-1])})"
-                for number, files in enumerate(slices)
-            ]
-            connection.execute(f"CREATE VIEW sliced_{kind} AS {' UNION ALL '.join(parts)}")
-        _move(connection, sources, slices)
-        for kind in OF_REQUESTS:
-            connection.execute(
-                f"CREATE TABLE moved_{kind} AS SELECT r.* FROM all_{kind} r SEMI JOIN moved m ON hash(r.request_id) = m.request"
-            )
-            connection.execute(f"DROP VIEW sliced_{kind}")
-    return slices
+    files = list(_by_seal(sources, max(-(-sources.records // records), 1)))
+    return [
+        {kind: f"SELECT r.* FROM ({select_rows(kind, paths[kind], unsealed=paths is files[-1])}) r {less}" for kind in OF_REQUESTS}
+        for paths in files
+    ]
 
 
-def show(connection: duckdb.DuckDBPyConnection, files: Files, less: str, *, is_last: bool) -> None:
-    """Make one slice what the `raw_` views show; `less` leaves out of their rows `r` what closed months own."""
+def what_came(connection: duckdb.DuckDBPyConnection, records: int) -> list[Slice]:
+    """Slices of about so many records of the tables `needed_KIND`."""
+    counted = " + ".join(f"(SELECT count(*) FROM needed_{kind})" for kind in OF_REQUESTS)
+    ((found,),) = connection.execute(f"SELECT {counted}").fetchall()
+    count = max(-(-found // records), 1)
+    return [
+        {kind: f"SELECT * FROM needed_{kind} WHERE hash(request_id) % {count} = {place}" for kind in OF_REQUESTS} for place in range(count)
+    ]
+
+
+def part(connection: duckdb.DuckDBPyConnection, sources: Sources, slices: Sequence[Slice]) -> None:
+    """Make `moved`, the hashes of the requests that go into the last of several slices, and their records, `moved_KIND`."""
     for kind in OF_REQUESTS:
-        select = f"SELECT r.* FROM ({select_rows(kind, files[kind], unsealed=is_last)}) r ANTI JOIN moved m ON hash(r.request_id) = m.request {less}"
-        if is_last:
-            select += f" UNION ALL SELECT r.* FROM moved_{kind} r {less}"
-        connection.execute(f"CREATE OR REPLACE VIEW raw_{kind} AS {select}")
+        parts = [f"SELECT {number} AS slice, * FROM ({of[kind]})" for number, of in enumerate(slices)]
+        connection.execute(f"CREATE VIEW sliced_{kind} AS {' UNION ALL '.join(parts)}")
+    _move(connection, sources, slices)
+    for kind in OF_REQUESTS:
+        connection.execute(
+            f"CREATE TABLE moved_{kind} AS SELECT r.* EXCLUDE (slice) FROM sliced_{kind} r SEMI JOIN moved m ON hash(r.request_id) = m.request"
+        )
+        connection.execute(f"DROP VIEW sliced_{kind}")
 
 
-def _by_seal(sources: Sources, count: int) -> list[Files]:
-    """The files that could be read, in at most so many lists of about equally many records; what one seal holds stays together."""
-    whole = {path for paths in sources.files.values() for path in paths}
-    slices: list[dict[str, list[Path]]] = []
-    before = 0
+def show(connection: duckdb.DuckDBPyConnection, of: Slice, *, is_last: bool) -> None:
+    """Make one of several slices what the `raw_` views show."""
+    for kind in OF_REQUESTS:
+        select = f"SELECT r.* FROM ({of[kind]}) r ANTI JOIN moved m ON hash(r.request_id) = m.request"
+        connection.execute(f"CREATE OR REPLACE VIEW raw_{kind} AS {select}{f' UNION ALL FROM moved_{kind}' if is_last else ''}")
+
+
+def _by_seal(sources: Sources, count: int) -> Iterator[Mapping[str, Sequence[Path]]]:
+    """The files that could be read, in at most so many groups of about equally many records."""
+    readable = {path for paths in sources.files.values() for path in paths}
+    group: dict[str, list[Path]] = {kind: [] for kind in ROW_KINDS}
+    before, groups = 0, 1
     for seal in sources.seals:
-        files = [file for file in seal.files if file.kind in ROW_KINDS and sources.raw / file.path in whole]
-        if before * count >= len(slices) * sources.records:
-            slices.append({kind: [] for kind in ROW_KINDS})
+        files = [file for file in seal.files if file.kind in ROW_KINDS and sources.raw / file.path in readable]
+        if files and before * count >= groups * sources.records:
+            yield group
+            group = {kind: [] for kind in ROW_KINDS}
+            groups += 1
         for file in files:
-            slices[-1][file.kind].append(sources.raw / file.path)
+            group[file.kind].append(sources.raw / file.path)
         before += sum(file.rows for file in files)
-    return list(slices) or [dict.fromkeys(ROW_KINDS, ())]
+    yield group
 
 
 # ---- what goes into the last slice ----
 
 
-def _move(connection: duckdb.DuckDBPyConnection, sources: Sources, slices: Sequence[Files]) -> None:
+def _move(connection: duckdb.DuckDBPyConnection, sources: Sources, slices: Sequence[Slice]) -> None:
     """Make `moved`."""
     seen = " UNION ALL ".join(f"SELECT slice, request_id FROM sliced_{kind}" for kind in OF_REQUESTS)
     connection.execute(
@@ -92,7 +105,7 @@ def _move(connection: duckdb.DuckDBPyConnection, sources: Sources, slices: Seque
     connection.execute("DROP TABLE special")
 
 
-def _read_later(connection: duckdb.DuckDBPyConnection, sources: Sources, slices: Sequence[Files]) -> None:
+def _read_later(connection: duckdb.DuckDBPyConnection, sources: Sources, slices: Sequence[Slice]) -> None:
     """Make `read_later`: the ids of the answers that nobody has read yet, because they came in brotli."""
     connection.execute("CREATE TABLE read_later (slice INTEGER, request_id VARCHAR, id VARCHAR)")
     for number in range(len(slices)):
@@ -109,7 +122,7 @@ _NAMED = """
         FROM all_event
     ),
     tries AS (
-        SELECT request_id, ordinal FROM all_attempt UNION ALL SELECT request_id, ordinal FROM all_response
+        SELECT request_id, ordinal FROM sliced_attempt UNION ALL SELECT request_id, ordinal FROM sliced_response
     )
     SELECT hash(request_id) FROM named WHERE request_id IS NOT NULL
     UNION
@@ -124,16 +137,16 @@ _NAMED = """
 # two doors those of the one that saw fewer. In a month without any nothing else needs to be looked at.
 _SPECIAL = """
     WITH doors AS (
-        SELECT door, count(*) AS requests FROM all_request WHERE door IN ('forward', 'gateway') GROUP BY door
+        SELECT door, count(*) AS requests FROM sliced_request WHERE door IN ('forward', 'gateway') GROUP BY door
     ),
     second AS (
         SELECT arg_min(door, requests) AS door FROM doors HAVING count(*) = 2
     ),
     polled AS (
-        SELECT p.method, p.path FROM (SELECT DISTINCT method, path FROM all_request) p
+        SELECT p.method, p.path FROM (SELECT DISTINCT method, path FROM sliced_request) p
         SEMI JOIN (SELECT * FROM table_endpoints WHERE job IS NOT NULL AND billing <> 'usage') e ON p.method = e.method AND rtrim(p.path, '/') LIKE e.suffix
     )
-    SELECT DISTINCT hash(request_id) AS request FROM all_request r
+    SELECT DISTINCT hash(request_id) AS request FROM sliced_request r
     WHERE headers LIKE '%idempotency-key%'
         OR (headers LIKE '%x-stainless-retry-count%' AND headers NOT LIKE '%"x-stainless-retry-count":"0"%')
         OR door IN (SELECT door FROM second)

@@ -40,28 +40,38 @@ def jsonable(value: Any) -> Any:
 
 def cell(value: Any, unknown: str = UNKNOWN) -> str:
     """A cell as one line of text; what a terminal would obey instead of show is escaped."""
-    if value is None:
+    if isinstance(value, str):
+        text = value
+    elif value is None:
         return unknown
-    if isinstance(value, bool):
+    elif isinstance(value, bool):
         return "yes" if value else "no"
-    flat = jsonable(value)
-    text = flat if isinstance(flat, str) else json.dumps(flat, ensure_ascii=False)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    elif isinstance(value, int):
+        return str(value)
+    else:
+        flat = jsonable(value)
+        text = flat if isinstance(flat, str) else json.dumps(flat, ensure_ascii=False)
+    return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def width(text: str) -> int:
     """Columns that a terminal gives `text`."""
+    if text.isascii():
+        return len(text)
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 0 if unicodedata.combining(c) else 1 for c in text)
 
 
 def render(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, unknown: str = UNKNOWN, indent: str = "") -> str:
     """A head, a rule and the rows; a column whose values are all numbers stands right. Ends without a newline."""
     rows = [tuple(row) for row in rows]
-    right = numeric(len(columns), rows)
-    texts = [[cell(value, unknown) for value in row] for row in rows]
-    widths = [max(width(line[i]) for line in [list(columns), *texts]) for i in range(len(columns))]
-    lines = [list(columns), ["-" * w for w in widths], *texts]
-    return "\n".join(indent + _line(line, widths, right).rstrip() for line in lines)
+    values = list(zip(*rows, strict=True)) or [()] * len(columns)
+    padded = []
+    for name, column, is_right in zip(columns, values, numeric(len(columns), rows), strict=True):
+        texts = [name, *(cell(value, unknown) for value in column)]
+        wide = max(map(width, texts))
+        shown = [_padded(text, wide, is_right) for text in texts]
+        padded.append([shown[0], "-" * wide, *shown[1:]])
+    return "\n".join(indent + "  ".join(line).rstrip() for line in zip(*padded, strict=True))
 
 
 def numeric(count: int, rows: Sequence[Sequence[Any]]) -> list[bool]:
@@ -73,9 +83,8 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
 
 
-def _line(texts: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
-    padded = []
-    for text, wide, is_right in zip(texts, widths, right, strict=True):
-        space = " " * (wide - width(text))
-        padded.append(space + text if is_right else text + space)
-    return "  ".join(padded)
+def _padded(text: str, wide: int, is_right: bool) -> str:
+    if text.isascii():
+        return text.rjust(wide) if is_right else text.ljust(wide)
+    space = " " * (wide - width(text))
+    return space + text if is_right else text + space

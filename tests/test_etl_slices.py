@@ -309,6 +309,20 @@ def test_closed_months_and_what_came_late_for_them(home: Home, tmp_path: Path) -
     assert differences(in_one(home, tmp_path), home.ledger_file) == {}
 
 
+def test_what_came_since_comes_in_slices(home: Home, tmp_path: Path) -> None:
+    """A ledger is gone on from: of two hundred calls none is made again but those that something ties to what came."""
+    write_book(home, rates=RATES)
+    archive = Archive(home)
+    archive.seal([record for n in range(200) for record in call(f"old {n}", NOON + n * SECOND, prompt=100 + n)])
+    archive.seal([record for tie in TIES.values() for record in tie[0]])
+    build(home, as_of=AS_OF)
+    archive.seal([record for tie in TIES.values() for part in tie[1:] for record in part])
+    steps = in_slices(home, records=20)
+    assert steps["slices"] > 3
+    assert steps["received"] < 60
+    assert differences(in_one(home, tmp_path), home.ledger_file) == {}
+
+
 def test_a_free_allowance_keeps_a_month_whole(home: Home) -> None:
     """Who comes first takes of it, whichever seal has it."""
     write_book(home, terms=terms("official gpt-4o-mini input allowance_month 1500 pool=p"))
