@@ -169,6 +169,12 @@ def _goes_on(connection: duckdb.DuckDBPyConnection, closed: Closed, sources: Sou
 
 
 def _everything_open(connection: duckdb.DuckDBPyConnection, closed: Closed) -> None:
+    if closed.seals:
+        # closed months may have many requests, and few of them have a record here: they are looked for once, not with each reading
+        found = " UNION ".join(
+            f"SELECT r.request_id FROM all_{kind} r SEMI JOIN closed_request c ON r.request_id = c.raw_id" for kind in ROW_KINDS[:-1]
+        )
+        connection.execute(f"CREATE TABLE closed_record AS {found}")
     for kind in ROW_KINDS[:-1]:
         connection.execute(f"CREATE VIEW raw_{kind} AS SELECT r.* FROM all_{kind} r {closed.less}")
     if closed.in_edition:

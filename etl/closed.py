@@ -91,8 +91,8 @@ class Closed:
 
     @property
     def less(self) -> str:
-        """The join in SQL that leaves out of records `r` those of requests of closed months."""
-        return "ANTI JOIN closed_request c ON r.request_id = c.raw_id" if self.seals else ""
+        """The join in SQL that leaves out of records `r` those of requests of closed months (`closed_record`)."""
+        return "ANTI JOIN closed_record c ON r.request_id = c.request_id" if self.seals else ""
 
     @property
     def until(self) -> int | None:
