@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import operator
 import unicodedata
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
@@ -56,8 +57,6 @@ def cell(value: Any, unknown: str = UNKNOWN) -> str:
 
 def width(text: str) -> int:
     """Columns that a terminal gives `text`."""
-    if text.isascii():
-        return len(text)
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 0 if unicodedata.combining(c) else 1 for c in text)
 
 
@@ -67,24 +66,26 @@ def render(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, unknown: st
     values = list(zip(*rows, strict=True)) or [()] * len(columns)
     padded = []
     for name, column, is_right in zip(columns, values, numeric(len(columns), rows), strict=True):
-        texts = [name, *(cell(value, unknown) for value in column)]
-        wide = max(map(width, texts))
-        shown = [_padded(text, wide, is_right) for text in texts]
+        texts = [name, *_texts(column, unknown)]
+        widths = list(map(len if all(map(str.isascii, texts)) else width, texts))
+        wide = max(widths)
+        spaces = [" " * (wide - taken) for taken in widths]
+        shown = list(map(operator.add, spaces, texts) if is_right else map(operator.add, texts, spaces))
         padded.append([shown[0], "-" * wide, *shown[1:]])
     return "\n".join(indent + "  ".join(line).rstrip() for line in zip(*padded, strict=True))
 
 
+def _texts(column: Sequence[Any], unknown: str) -> Iterable[str]:
+    """The cells of a column. Most columns hold one type, and then one look at all of them does for each."""
+    kinds = set(map(type, column))
+    if kinds == {int}:
+        return map(str, column)
+    if kinds == {str} and all(map(str.isprintable, column)):
+        return column
+    return [cell(value, unknown) for value in column]
+
+
 def numeric(count: int, rows: Sequence[Sequence[Any]]) -> list[bool]:
     """Of each of `count` columns, whether all that is known in it are numbers, which stand right."""
-    return [any(_number(row[i]) for row in rows) and all(row[i] is None or _number(row[i]) for row in rows) for i in range(count)]
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
-
-
-def _padded(text: str, wide: int, is_right: bool) -> str:
-    if text.isascii():
-        return text.rjust(wide) if is_right else text.ljust(wide)
-    space = " " * (wide - width(text))
-    return space + text if is_right else text + space
+    kinds = [{type(row[i]) for row in rows} - {type(None)} for i in range(count)]
+    return [bool(found) and found <= {int, float, Decimal} for found in kinds]
