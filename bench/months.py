@@ -24,7 +24,7 @@ from schemas.records import ARROW, Instant
 DAYS = 28
 FIRST_DAY = parse_instant("2026-09-01T00:00:00Z")
 DAY = 86_400_000_000
-SEAL_REQUESTS = 250_000  # a day of more is sealed in pieces, as the proxy does every minute
+SEAL_REQUESTS = 250_000  # a day of more is sealed in pieces, as the proxy does every few seconds
 ROW_GROUP = 50_000  # rows that are read by one thread; what the proxy seals at once is less
 KEYS = 20
 WRITER = "bench"

@@ -1,5 +1,5 @@
-"""One build: everything recorded, through the models, published whole, going on from the ledger before where it can (etl/carried.py);
-and the preview, the same over what came since.
+"""One build: everything recorded, through the models, published whole, going on from the ledger before where it can (etl/carried.py),
+in slices where it is much (etl/slices.py); and the preview, the same over what came since.
 
 Both run the same models on the same tables. A build replaces the published ledger or leaves it as it was; a preview
 publishes nothing, so that a receipt can be shown a second after its call.
@@ -123,25 +123,14 @@ def build(
     as_of: int | None = None,
     progress: Report = silent,
     threads: int | None = None,
-    memory_limit: str | None = None,
     engine: Run = kernel.run,
-    slice_records: int = SLICE_RECORDS,
 ) -> BuildResult:
     """Build everything recorded and publish it; the old ledger stays on any failure. `as_of` stands for the clock (register_book).
 
     Raises BookError, ManifestError, SealBroken, BuildRunningError, NotWrittenError, NoMemoryError or CheckFailed.
     """
     with lock(home) as spill_to:
-        return build_locked(
-            home,
-            spill_to,
-            as_of=as_of,
-            progress=progress,
-            threads=threads,
-            memory_limit=memory_limit,
-            engine=engine,
-            slice_records=slice_records,
-        )
+        return build_locked(home, spill_to, as_of=as_of, progress=progress, threads=threads, engine=engine)
 
 
 def build_locked(
@@ -151,9 +140,7 @@ def build_locked(
     as_of: int | None = None,
     progress: Report = silent,
     threads: int | None = None,
-    memory_limit: str | None = None,
     engine: Run = kernel.run,
-    slice_records: int = SLICE_RECORDS,
 ) -> BuildResult:
     """The same, for who holds the lock."""
     began = time.perf_counter()
@@ -161,7 +148,7 @@ def build_locked(
     closed = read_closed(home, book)
     sources = read_sources(home, after_line=closed.manifest_lines, since=closed.since)
     threads = threads or (1 if sources.records <= ROW_GROUP else None)
-    with kernel.open_engine(memory_limit=memory_limit, threads=threads, spill_to=spill_to) as connection:
+    with kernel.open_engine(threads=threads, spill_to=spill_to) as connection:
         register(connection, sources)
         basis = read_basis(home)
         with edition(connection, home.ledger_file, basis.sha256 if basis and basis.carries(closed) else None) as issue:
@@ -172,7 +159,7 @@ def build_locked(
             register_book(connection, book, closed.until, as_of)
             slices: Sequence[Slice] = ()
             if engine is kernel.run and not hangs_together(book):
-                slices = whole_months(sources, closed.less, slice_records) if is_all else what_came(connection, slice_records)
+                slices = whole_months(sources, closed.less, SLICE_RECORDS) if is_all else what_came(connection, SLICE_RECORDS)
             made = _build_slices(connection, sources, issue, closed, slices, progress) if len(slices) > 1 else 0
             together = (
                 Step(kernel.OF_ALL, "requests_written", partial(settle, edition=issue, closed=closed), frozenset({"wallet_legs"})),
@@ -208,9 +195,7 @@ def _build_slices(
     connection: duckdb.DuckDBPyConnection, sources: Sources, issue: Edition, closed: Closed, slices: Sequence[Slice], progress: Report
 ) -> int:
     """Make and write the single requests of all slices but the last, which is shown then; how many requests."""
-    written = Step(
-        kernel.OF_ALL, "slice_written", partial(settle_slice, edition=issue, closed=closed), frozenset({"wallet_legs", "touched"})
-    )
+    written = Step(kernel.OF_ALL, "slice_written", partial(settle_slice, edition=issue, closed=closed), frozenset({"wallet_legs"}))
     steps = [step for step in (*_steps(sources), written) if step.number <= kernel.OF_ALL]
     part(connection, sources, slices)
     made = 0

@@ -31,7 +31,7 @@ from etl.closed import (
 )
 from etl.edition import Change, Edition, own_rows
 from etl.reread import reread
-from etl.sources import ROW_KINDS, Sources
+from etl.sources import OF_A_REQUEST, Sources
 from schemas import durable
 from schemas.book import Book
 from schemas.home import Home
@@ -172,10 +172,10 @@ def _everything_open(connection: duckdb.DuckDBPyConnection, closed: Closed) -> N
     if closed.seals:
         # closed months may have many requests, and few of them have a record here: they are looked for once, not with each reading
         found = " UNION ".join(
-            f"SELECT r.request_id FROM all_{kind} r SEMI JOIN closed_request c ON r.request_id = c.raw_id" for kind in ROW_KINDS[:-1]
+            f"SELECT r.request_id FROM all_{kind} r SEMI JOIN closed_request c ON r.request_id = c.raw_id" for kind in OF_A_REQUEST
         )
         connection.execute(f"CREATE TABLE closed_record AS {found}")
-    for kind in ROW_KINDS[:-1]:
+    for kind in OF_A_REQUEST:
         connection.execute(f"CREATE VIEW raw_{kind} AS SELECT r.* FROM all_{kind} r {closed.less}")
     if closed.in_edition:
         connection.execute(f"CREATE TABLE stale_request AS SELECT request_id FROM published.ledger WHERE {closed.is_open}")
@@ -240,7 +240,7 @@ def _is_little(connection: duckdb.DuckDBPyConnection) -> bool:
 SOURCE_AFTER = "CREATE TABLE source_after AS SELECT writer, last_seq FROM published.build_inputs"
 NEW = "r.seq > coalesce(a.last_seq, 0)"
 FRESH = " UNION ".join(
-    f"SELECT r.request_id FROM all_{kind} r LEFT JOIN source_after a ON r.writer = a.writer WHERE {NEW}" for kind in ROW_KINDS[:-1]
+    f"SELECT r.request_id FROM all_{kind} r LEFT JOIN source_after a ON r.writer = a.writer WHERE {NEW}" for kind in OF_A_REQUEST
 )
 
 # Requests that an entry made since names, by any of their ids or by a transaction of theirs.
@@ -329,7 +329,7 @@ def _narrow(connection: duckdb.DuckDBPyConnection, sources: Sources) -> None:
         connection.execute("DROP TABLE reread")
     connection.execute("DROP VIEW raw_response")
     connection.execute("DELETE FROM needed WHERE raw_id IN (SELECT raw_id FROM closed_request)")
-    for kind in ROW_KINDS[:-1]:
+    for kind in OF_A_REQUEST:
         connection.execute(f"CREATE TABLE needed_{kind} AS SELECT * FROM all_{kind} WHERE request_id IN (SELECT raw_id FROM needed)")
         connection.execute(f"CREATE VIEW raw_{kind} AS FROM needed_{kind}")
     connection.execute(
@@ -368,7 +368,7 @@ _NO_STATEMENT = (
 
 def settle_slice(connection: duckdb.DuckDBPyConnection, edition: Edition, closed: Closed) -> int:
     """Write what was made of the requests of one slice that is not the last; how many tables. What bears on all requests is left to `settle`."""
-    changes = [_own_rows(connection, edition, name, condition) for name, condition in _of_requests(closed).items()]
+    changes = [change for change in _own_changes(connection, edition, closed) if change.stale]
     edition.write(changes)
     legs = "INSERT INTO earlier_leg" if edition.has_slices else "CREATE TABLE earlier_leg AS"
     connection.execute(f"{legs} FROM wallet_legs")
@@ -377,15 +377,12 @@ def settle_slice(connection: duckdb.DuckDBPyConnection, edition: Edition, closed
     return len(changes)
 
 
-def _of_requests(closed: Closed) -> dict[str, str]:
-    """The tables whose rows belong to single requests, each with the condition that picks those that are made again."""
-    conditions = {made.name: _condition(made.name, closed) for made in TABLES if made.name not in FROM_ALL}
-    return {name: condition for name, condition in conditions.items() if condition}
-
-
-def _own_rows(connection: duckdb.DuckDBPyConnection, edition: Edition, name: str, condition: str | None) -> Change:
-    """This build's rows of a table; what they replace went with the first slice."""
-    return own_rows(connection, BY_NAME[name], "false" if condition and edition.has_slices else condition)
+def _own_changes(connection: duckdb.DuckDBPyConnection, edition: Edition, closed: Closed) -> list[Change]:
+    """This build's rows of what it makes before the sums over all. What the rows of single requests replace goes with the first slice;
+    a table without a condition is one that all requests share.
+    """
+    conditions = {made: _condition(made.name, closed) for made in TABLES if made.name not in FROM_ALL}
+    return [own_rows(connection, made, "false" if stale and edition.has_slices else stale) for made, stale in conditions.items()]
 
 
 def settle(connection: duckdb.DuckDBPyConnection, edition: Edition, closed: Closed) -> int:
@@ -399,7 +396,7 @@ def settle(connection: duckdb.DuckDBPyConnection, edition: Edition, closed: Clos
         first_changes = [Change(BY_NAME["wallet_statement"], "", _condition("wallet_statement", closed))]
     else:
         first_changes = [Change(owned, select, "false") for owned, select in closed_rows(closed)]
-    own = [_own_rows(connection, edition, made.name, _condition(made.name, closed)) for made in TABLES if made.name not in FROM_ALL]
+    own = _own_changes(connection, edition, closed)
     changes = [
         replace(change, select=rows_of_the_book(closed, change.table.name)) if change.table.name in OF_THE_BOOK else change
         for change in own

@@ -15,9 +15,7 @@ from pathlib import Path
 import duckdb
 
 from etl.reread import reread
-from etl.sources import ROW_KINDS, Sources, select_rows
-
-OF_REQUESTS = ROW_KINDS[:-1]
+from etl.sources import OF_A_REQUEST, ROW_KINDS, Sources, select_rows
 
 Slice = Mapping[str, str]  # the select of its records by kind
 
@@ -29,28 +27,28 @@ def whole_months(sources: Sources, less: str, records: int) -> list[Slice]:
     """
     files = list(_by_seal(sources, max(-(-sources.records // records), 1)))
     return [
-        {kind: f"SELECT r.* FROM ({select_rows(kind, paths[kind], unsealed=paths is files[-1])}) r {less}" for kind in OF_REQUESTS}
+        {kind: f"SELECT r.* FROM ({select_rows(kind, paths[kind], unsealed=paths is files[-1])}) r {less}" for kind in OF_A_REQUEST}
         for paths in files
     ]
 
 
 def what_came(connection: duckdb.DuckDBPyConnection, records: int) -> list[Slice]:
     """Slices of about so many records of the tables `needed_KIND`."""
-    counted = " + ".join(f"(SELECT count(*) FROM needed_{kind})" for kind in OF_REQUESTS)
+    counted = " + ".join(f"(SELECT count(*) FROM needed_{kind})" for kind in OF_A_REQUEST)
     ((found,),) = connection.execute(f"SELECT {counted}").fetchall()
     count = max(-(-found // records), 1)
     return [
-        {kind: f"SELECT * FROM needed_{kind} WHERE hash(request_id) % {count} = {place}" for kind in OF_REQUESTS} for place in range(count)
+        {kind: f"SELECT * FROM needed_{kind} WHERE hash(request_id) % {count} = {place}" for kind in OF_A_REQUEST} for place in range(count)
     ]
 
 
 def part(connection: duckdb.DuckDBPyConnection, sources: Sources, slices: Sequence[Slice]) -> None:
     """Make `moved`, the hashes of the requests that go into the last of several slices, and their records, `moved_KIND`."""
-    for kind in OF_REQUESTS:
+    for kind in OF_A_REQUEST:
         parts = [f"SELECT {number} AS slice, * FROM ({of[kind]})" for number, of in enumerate(slices)]
         connection.execute(f"CREATE VIEW sliced_{kind} AS {' UNION ALL '.join(parts)}")
     _move(connection, sources, slices)
-    for kind in OF_REQUESTS:
+    for kind in OF_A_REQUEST:
         connection.execute(
             f"CREATE TABLE moved_{kind} AS SELECT r.* EXCLUDE (slice) FROM sliced_{kind} r SEMI JOIN moved m ON hash(r.request_id) = m.request"
         )
@@ -59,7 +57,7 @@ def part(connection: duckdb.DuckDBPyConnection, sources: Sources, slices: Sequen
 
 def show(connection: duckdb.DuckDBPyConnection, of: Slice, *, is_last: bool) -> None:
     """Make one of several slices what the `raw_` views show."""
-    for kind in OF_REQUESTS:
+    for kind in OF_A_REQUEST:
         select = f"SELECT r.* FROM ({of[kind]}) r ANTI JOIN moved m ON hash(r.request_id) = m.request"
         connection.execute(f"CREATE OR REPLACE VIEW raw_{kind} AS {select}{f' UNION ALL FROM moved_{kind}' if is_last else ''}")
 
@@ -86,7 +84,7 @@ def _by_seal(sources: Sources, count: int) -> Iterator[Mapping[str, Sequence[Pat
 
 def _move(connection: duckdb.DuckDBPyConnection, sources: Sources, slices: Sequence[Slice]) -> None:
     """Make `moved`."""
-    seen = " UNION ALL ".join(f"SELECT slice, request_id FROM sliced_{kind}" for kind in OF_REQUESTS)
+    seen = " UNION ALL ".join(f"SELECT slice, request_id FROM sliced_{kind}" for kind in OF_A_REQUEST)
     connection.execute(
         f"CREATE TABLE moved AS SELECT hash(request_id) AS request FROM ({seen}) GROUP BY request HAVING min(slice) <> max(slice)"
     )
@@ -173,7 +171,7 @@ _TIE = r"""
         FROM sliced_response WHERE headers LIKE '%x-ledger-request-id%'
         UNION ALL SELECT hash('door', request_id), hash(request_id), slice FROM sliced_request WHERE door = 'gateway'
         UNION ALL SELECT hash('body', match_sha256), hash(request_id), slice FROM sliced_request WHERE match_sha256 IS NOT NULL
-        UNION ALL SELECT hash('call', method, path, match_sha256), hash(request_id), slice FROM sliced_request WHERE match_sha256 IS NULL
+        UNION ALL SELECT hash('call', method, path), hash(request_id), slice FROM sliced_request WHERE match_sha256 IS NULL
     ),
     shared AS (
         SELECT key FROM keyed GROUP BY key HAVING min(request) <> max(request)

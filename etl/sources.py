@@ -29,6 +29,7 @@ from schemas.records import ARROW, KINDS, Event, Instant
 from schemas.spool import unsealed
 
 ROW_KINDS = ("request", "attempt", "response", "event")
+OF_A_REQUEST = ROW_KINDS[:-1]  # kinds whose records belong to one request each
 HASHERS = 4
 
 _DAY = timedelta(days=1)
