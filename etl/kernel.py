@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -83,15 +83,26 @@ Run = Callable[
 ]  # what runs the steps of a build: `run` below, or a cluster
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One quick question for some laws: where it gives no row, all of them hold; where it gives one, each must be asked for itself."""
+
+    statement: duckdb.Statement
+    laws: tuple[str, ...]
+    looks_elsewhere: bool  # so that a table without a row may break them too
+
+
 @dataclass(frozen=True)
 class Model:
-    """One select: the table it makes, what one row of it means, and its laws."""
+    """One select: the table it makes, what one row of it means, and its laws. Its statements are parsed once for all builds."""
 
     number: str
     name: str
     doc: str
     laws: tuple[str, ...]
     select: str
+    creation: duckdb.Statement = field(repr=False)
+    probes: tuple[Probe, ...] = field(repr=False)
 
     @cached_property
     def reads(self) -> frozenset[str]:
@@ -100,15 +111,11 @@ class Model:
 
     def run(self, connection: duckdb.DuckDBPyConnection) -> int:
         """Build the table and hold it to its laws; the number of its rows. Raises CheckFailed."""
-        ((rows,),) = connection.execute(f'CREATE TABLE "{self.name}" AS {self.select}').fetchall()
-        conditions = [law for law in self.laws if not _is_select(law) and not _is_unique(law)]
-        # all conditions in one reading; only where one is broken is it asked which
-        if rows and conditions and connection.execute(f"SELECT 1 FROM ({_offending(self.name, *conditions)}) LIMIT 1").fetchall():
-            for law in conditions:
-                hold(connection, self.name, law)
-        for law in self.laws:
-            if _is_select(law) or (_is_unique(law) and connection.execute(_alike(self.name, law)).fetchall()):
-                hold(connection, self.name, law)
+        ((rows,),) = connection.execute(self.creation).fetchall()
+        for probe in self.probes:
+            if (rows or probe.looks_elsewhere) and connection.execute(probe.statement).fetchall():
+                for law in probe.laws:
+                    hold(connection, self.name, law)
         return int(rows)
 
 
@@ -197,22 +204,41 @@ def _model(path: Path) -> Model:
     if not laws or not all(laws):
         raise ModelError(path.name, "its header names no check, or an empty one")
     select = "\n".join(lines[len(head) :])
+    name = named[2]
+    creation = _parsed(path.name, f'CREATE TABLE "{name}" AS {select}', duckdb.StatementType.CREATE)
     try:
-        statements = [select, *(offending_rows(named[2], law) for law in laws)]
+        probes = tuple(_probes(path.name, name, laws))
     except ValueError as error:
         raise ModelError(path.name, str(error)) from None
-    for statement in statements:
-        _one_select(path.name, statement)
-    return Model(named[1], named[2], doc, tuple(laws), select)
+    return Model(named[1], name, doc, tuple(laws), select, creation, probes)
 
 
-def _one_select(file: str, sql: str) -> None:
+def _probes(file: str, model: str, laws: Sequence[str]) -> Iterator[Probe]:
+    """What a model's laws are asked with; its conditions all in one reading. Raises ModelError, and ValueError for a law of uniqueness."""
+    conditions = tuple(law for law in laws if not _is_select(law) and not _is_unique(law))
+    if conditions:
+        for law in conditions:  # each for itself, so that none leans on its neighbour's brackets
+            _parsed(file, _offending(model, law))
+        yield Probe(_parsed(file, _first_of(_offending(model, *conditions))), conditions, looks_elsewhere=False)
+    for law in laws:
+        if _is_select(law):
+            yield Probe(_parsed(file, _first_of(law)), (law,), looks_elsewhere=True)
+        elif _is_unique(law):
+            yield Probe(_parsed(file, _alike(model, law)), (law,), looks_elsewhere=False)
+
+
+def _first_of(select: str) -> str:
+    return f"SELECT 1 FROM ({select}) LIMIT 1"
+
+
+def _parsed(file: str, sql: str, kind: duckdb.StatementType = duckdb.StatementType.SELECT) -> duckdb.Statement:
     try:
         statements = duckdb.extract_statements(sql)
     except duckdb.ParserException as error:
         raise ModelError(file, f"does not parse: {str(error).splitlines()[0]}") from None
-    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+    if len(statements) != 1 or statements[0].type != kind:
         raise ModelError(file, "holds something other than one select")
+    return statements[0]
 
 
 def in_order(steps: Sequence[Model | Step]) -> list[Model | Step]:

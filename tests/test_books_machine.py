@@ -1,6 +1,6 @@
 """The books against a plain model of them: any history of calls, failures, copies, entries, closes, late records and reopenings.
 
-A close is the costly step, and one close serves many: fifty histories run side by side in one home, each with its own key and
+A close is the costly step, and one close serves many: a hundred histories run side by side in one home, each with its own key and
 wallet and its own chances, under one book and one calendar. A seed draws what happens to each of them in one step.
 """
 
@@ -27,7 +27,7 @@ from schemas.instants import write_instant
 from schemas.records import Record
 from tests.rawdata import HOUR, Archive, attempt, event, failure, request, response, rows, usage, write_book
 
-HISTORIES = 50
+HISTORIES = 100
 MONTHS = ("2026-10", "2026-11", "2026-12")
 BOUNDS = [bounds("UTC", month) for month in MONTHS]
 END = bounds("UTC", "2027-01")[1]  # every month of a history ends before it
