@@ -384,6 +384,7 @@ class ForwardDoor:
         # mitmproxy answers an upstream that is down with a page for people, and has no option for it.
         mitm_http1.make_error_response = _error_response
         mitm_http.Http1Server = StrictServer  # type: ignore[attr-defined]
+        mitm_http.Http1Client = forward_http.FinalClient  # type: ignore[attr-defined]
         mitm_http.Http2Server = forward_h2.BoundedServer  # type: ignore[attr-defined]
         mitm_http.Http2Client = forward_h2.BoundedClient  # type: ignore[attr-defined]
         mitm_http.HttpStream = forward_http.HeldStream  # type: ignore[misc]

@@ -25,7 +25,7 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseProtocolError,
 )
 from mitmproxy.proxy.layers.http._hooks import HttpRequestHook
-from mitmproxy.proxy.layers.http._http1 import Http1Server
+from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
 
 from proxy import answers, heads
 from proxy.held import HeldBody
@@ -34,6 +34,7 @@ from proxy.progress import Progress
 BODY = "tokenledger_body"  # where a flow carries what holds its body
 TAKE = "tokenledger_take"  # and what each piece of it is shown to
 OVERDUE = "tokenledger_overdue"  # and why nobody waits for its upstream any more
+_INTERIM = re.compile(rb"HTTP/1\.[01] 1(?!01)[0-9][0-9]\b")  # RFC 9110, section 15.2; after 101 the connection is another protocol's
 _QUOTED = re.compile(r":? b['\"].*", re.DOTALL)
 Commands = Generator[commands.Command, Any, None]
 
@@ -78,6 +79,21 @@ class StrictServer(Http1Server):
             return 431, "the head is too long"
         why = heads.raw_fault(data[:end]) if end is not None else None
         return None if why is None else (400, why)
+
+
+class FinalClient(Http1Client):
+    """Upstream's side of an HTTP/1 connection, which waits for the final answer; mitmproxy's takes the first head for it.
+
+    What is said meanwhile (100 Continue, 103 Early Hints) stays here, as with mitmproxy's HTTP/2 and at the other door: a
+    client that waits for 100 has it from us.
+    """
+
+    def read_headers(self, event: events.ConnectionEvent) -> Commands:
+        """A head has come, or a part of one."""
+        while self.request and _INTERIM.match(data := bytes(self.buf)) and heads.end_of_head(data):
+            self.buf.maybe_extract_lines()
+        if self.buf or not isinstance(event, events.DataReceived):
+            yield from super().read_headers(event)
 
 
 class HeldStream(HttpStream):
