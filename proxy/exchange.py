@@ -29,7 +29,7 @@ import orjson
 
 from proxy import dialects, event_stream, redact
 from proxy.decoding import Decoder, DecodingError, decoder
-from proxy.splice import form_field
+from proxy.form import Field, FormReader, boundary_of
 from proxy.sse import LineDecoder, SseDecoder, SseEvent
 from schemas.fingerprint import fingerprint
 from schemas.records import Attempt, Body, Instant, JsonText, Request, Response, UsageSeen
@@ -86,6 +86,7 @@ class Exchange:
         self.model = dialects.path_model(head.path)  # as the body says; what is known before it stands where the body says none
         self.stream: bool | None = None
         self.message: dict[str, Any] | None = None  # the request's JSON object, for routing; dropped by `forget`
+        self.form_model: Field | None = None  # where a form names the model
         self._client = client
         self._recording = recording
         self._at = at
@@ -110,9 +111,11 @@ class Exchange:
             stream = message.get("stream")
             self.stream = stream if isinstance(stream, bool) else None
             facts = _json_text(dialects.request_facts(message))
-        elif body.media_type == "multipart/form-data":
-            self.model = body.form_field("model") or self.model
-            form = {name: value for name in dialects.FORM_FACTS if (value := body.form_field(name)) is not None}
+        elif body.form is not None:
+            fields = body.form.fields
+            self.form_model = fields.get("model")
+            self.model = self.form_model.text if self.form_model is not None else self.model
+            form = {name: fields[name].text for name in dialects.FORM_FACTS if name in fields}
             self.stream = {"true": True, "false": False}.get(form.pop("stream", ""))
             facts = _json_text(form) if form else None
         credential = redact.credential(self.head.headers, self.head.query)
@@ -476,11 +479,15 @@ class _Message:
         self._hash: Any = None  # of what has passed, once it is too long to keep
         self._digest: str | None = None  # of what is kept, once it was asked for
         self._decoder: Decoder | None = None
+        self._boundary = boundary_of(self.content_type or "") if self.media_type == "multipart/form-data" else None
+        self.form = FormReader(self._boundary) if self._boundary is not None else None
 
     def take(self, data: bytes) -> None:
         """The next bytes as they passed."""
         self.size += len(data)
         self._digest = None
+        if self.form is not None:
+            self.form.feed(data)
         if self.size <= KEPT_BYTES:
             self._kept.append(data)
         else:
@@ -563,16 +570,9 @@ class _Message:
 
     def match_sha256(self) -> str | None:
         """Of the bytes with a multipart boundary made constant: an SDK draws a new one for each retry."""
-        boundary = _BOUNDARY.search(self.content_type or "") if self.media_type == "multipart/form-data" else None
-        if boundary is None or self.truncated:
+        if self._boundary is None or self.truncated:
             return self.sha256()
-        return hashlib.sha256(self._content().replace(boundary[1].encode(), b"boundary")).hexdigest()
-
-    def form_field(self, name: str) -> str | None:
-        """A text field of a multipart form; the SDKs send them before the file."""
-        content = self._content()
-        place = form_field(content, name)
-        return content[place[0] : place[1]].decode("utf-8", "replace") if place else None
+        return hashlib.sha256(self._content().replace(self._boundary, b"boundary")).hexdigest()
 
     def record(self, request_id: str, ordinal: int, at: Instant, subject: str) -> list[Body]:
         """The body's record, if there were bytes."""
@@ -603,9 +603,6 @@ _NOTHING = _Nothing(())
 @lru_cache(maxsize=256)  # a multipart boundary apart, there are few
 def _scrubbed(content_type: str) -> str:
     return redact.scrub(content_type)
-
-
-_BOUNDARY = re.compile(r'boundary="?([^";,\s]+)')
 
 
 def loads(text: bytes) -> Any:

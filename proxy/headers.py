@@ -15,6 +15,7 @@ HOP_HEADERS = frozenset(
     "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade".split()
 )
 _NOT_SENT = HOP_HEADERS | {"host", "content-length", "expect"}
+_ID_NAME = ID_HEADER.encode()
 _HOP_NAMES = frozenset(name.encode() for name in HOP_HEADERS)
 _OUR_HEADERS = "x-ledger-"
 _CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
@@ -47,7 +48,9 @@ def with_credential(headers: CIMultiDict[str], secret: str | None) -> CIMultiDic
 
 
 def passed_on(headers: RawHeaders, *, hide_length: bool) -> tuple[RawHeaders, bool]:
-    """An answer's headers less the hop's (also those that Connection names), and whether they say how long its body is."""
+    """An answer's headers less the hop's (also those that Connection names) and an id that another ledger's gateway behind us gave it,
+    in whose place ours comes; and whether they say how long its body is.
+    """
     kept: RawHeaders = []
     named: set[bytes] = set()
     sized = False
@@ -56,6 +59,8 @@ def passed_on(headers: RawHeaders, *, hide_length: bool) -> tuple[RawHeaders, bo
         if lower in _HOP_NAMES:
             if lower == b"connection":
                 named.update(name.strip().lower() for name in field[1].split(b","))
+        elif lower == _ID_NAME:
+            continue
         elif lower == b"content-length":
             if not hide_length:
                 sized = True

@@ -56,21 +56,15 @@ class HeldBody:
             self._pieces = [b"".join(self._pieces)]
         return self._pieces[0]
 
-    def start(self, size: int) -> bytes:
-        """Its first bytes."""
+    def pieces(self, at: int = 0, until: int | None = None) -> Iterator[bytes]:
+        """Its bytes from one place to before another (None: to its end), a piece at a time."""
         if self._file is None:
-            return (self.whole() or b"")[:size]
-        self._file.seek(0)
-        return self._stream(0).update(self._file.read(size))
-
-    def pieces(self, at: int = 0) -> Iterator[bytes]:
-        """Its bytes from there on, a piece at a time."""
-        if self._file is None:
-            yield (self.whole() or b"")[at:]
+            yield (self.whole() or b"")[at:until]
             return
+        stream, left = self._stream(at), (self.size if until is None else until) - at
         self._file.seek(at)
-        stream = self._stream(at)
-        while piece := self._file.read(PIECE_BYTES):
+        while left > 0 and (piece := self._file.read(min(left, PIECE_BYTES))):
+            left -= len(piece)
             yield stream.update(piece)
 
     def close(self) -> None:
@@ -88,19 +82,21 @@ class HeldBody:
 
 @dataclass(frozen=True, slots=True)
 class Spliced:
-    """A held body that is sent with other bytes in the place of its first ones."""
+    """A held body that is sent with `words` in the place of its bytes from `start` to before `end`."""
 
     body: HeldBody
-    start: bytes = b""
-    replaced: int = 0
+    start: int = 0
+    end: int = 0
+    words: bytes = b""
 
     @property
     def size(self) -> int:
         """How many bytes are sent."""
-        return len(self.start) + self.body.size - self.replaced
+        return self.body.size - (self.end - self.start) + len(self.words)
 
     def pieces(self) -> Iterator[bytes]:
         """What is sent, a piece at a time."""
-        if self.start:
-            yield self.start
-        yield from self.body.pieces(self.replaced)
+        if self.words:
+            yield from self.body.pieces(0, self.start)
+            yield self.words
+        yield from self.body.pieces(self.end)

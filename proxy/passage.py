@@ -28,7 +28,7 @@ from proxy.http_server import Connection, Head
 from proxy.patience import Patience
 from proxy.permissions import Permissions, Refusal
 from proxy.routing import Failure, Next, NoRouteError, Plans, Route, Target
-from proxy.splice import FORM_HEAD_BYTES, set_form_field, set_member
+from proxy.splice import set_member
 from proxy.upstream import BROKEN, NotConnectedError, what_failed
 from schemas.records import Instant, Record, Request
 
@@ -44,10 +44,6 @@ _WITH_LENGTH = frozenset((b"POST", b"PUT", b"PATCH"))  # methods whose body is e
 def is_below_base(path: str) -> bool:
     """Whether a path lies below the base path, and no dot segment leads out of it again."""
     return path == BASE_PATH or (path.startswith(_BELOW) and not {".", ".."} & set(unquote(path).split("/")))
-
-
-def _is_form(headers: CIMultiDict[str]) -> bool:
-    return headers.get("content-type", "").lower().startswith("multipart/form-data")
 
 
 class _CannotChangeError(Exception):
@@ -154,7 +150,8 @@ class Passage:
             return
         ways = self._ways
         try:
-            targets = ways.permissions.ways(record.credential, exchange.model, ways.plans.of(exchange.model), record.received_at)
+            open_ways = ways.plans.of(exchange.model)
+            targets = ways.permissions.ways(record.credential, exchange.model, open_ways, record.received_at, bare=not record.body_bytes)
         except NoRouteError:
             words = f"the model {exchange.model!r} has no channel here, and no channel is the default"
             self._refuse(opened, 404, words, "model_not_found")
@@ -171,14 +168,17 @@ class Passage:
         while step is not None:
             if step.delay_s:
                 await asyncio.sleep(step.delay_s)
+            if self._gone_at is not None:
+                self._leave_unsent(opened)
+                return
             try:
                 attempt, body, headers = self._open(step)
             except _CannotChangeError as error:
                 self._refuse(opened, 400, str(error), "unreadable_body")
                 return
+            self._attempt = attempt  # from here on it is told of the client's leaving
             await desk.open([*opened, attempt.opened], refuse=desk.book.settings.gateway.unrecorded == "refuse")
             opened = []
-            self._attempt = attempt
             desk.watch(attempt)
             answer: Answer | None = None
             try:
@@ -207,6 +207,12 @@ class Passage:
                 if answer is not None:
                     answer.close()
                 desk.close(attempt, "proxy_stopped", relayed=self._started)  # where nothing above has closed it
+
+    def _leave_unsent(self, opened: Sequence[Record]) -> None:
+        """The client left before the next try was sent, and so it is not: nobody waits for an answer. `opened`: where it was the first."""
+        words = "the client left before the next try was sent"
+        ending = "refused" if opened else "exhausted"
+        self._desk.record([*opened, self._exchange.own_answer(None, ending, words, self._desk.now(), client_gone_at=self._gone_at)])
 
     def _broke(self, attempt: AttemptCapture, route: Route, error: BaseException) -> Next | None:
         """A try that gave nothing to relay; the next, or None after telling the client that there is none."""
@@ -245,9 +251,14 @@ class Passage:
         """The body as this channel is to get it, and what was changed. Raises _CannotChangeError for a model that cannot be."""
         renamed = target.sent_model if target.sent_model != self._exchange.model else None
         asks = self._usage_wanted and target.channel.inject_usage
+        place = self._exchange.form_model
+        if renamed is not None and place is not None:
+            return Spliced(self._body, place.start, place.end, renamed.encode()), ["model"]
         body, modified = self._body.whole(), list[str]()
         if body is None:
-            return self._spliced(renamed, headers)
+            if renamed is not None:
+                raise _CannotChangeError(f"the model in this body cannot be changed to {renamed!r}: it is too large, and no form")
+            return Spliced(self._body), []
         if renamed is None and not asks:
             return body, []
         try:
@@ -257,7 +268,7 @@ class Passage:
                 body = usage_option.asked(body, self._message)
                 modified += ["stream_options", "accept_encoding"]
             if renamed is not None:
-                body = (set_form_field if _is_form(headers) else set_member)(body, "model", renamed)
+                body = set_member(body, "model", renamed)
                 modified.append("model")
         except (ValueError, DecodingError) as error:
             if renamed is None:
@@ -269,18 +280,6 @@ class Passage:
         if asks:
             headers["Accept-Encoding"] = "identity"  # a frame cannot be taken out of a compressed stream
         return body, modified
-
-    def _spliced(self, renamed: str | None, headers: CIMultiDict[str]) -> tuple[Spliced, list[str]]:
-        """The same for a body too large to be read whole: a form names its model ahead of its file."""
-        if renamed is None:
-            return Spliced(self._body), []
-        if not _is_form(headers) or "content-encoding" in headers:
-            raise _CannotChangeError(f"the model in this body cannot be changed to {renamed!r}: it is too large, and no plain form")
-        start = self._body.start(FORM_HEAD_BYTES)
-        try:
-            return Spliced(self._body, set_form_field(start, "model", renamed), len(start)), ["model"]
-        except ValueError as error:
-            raise _CannotChangeError(f"the model in this body cannot be changed to {renamed!r}: {error}") from None
 
     async def _send(self, target: Target, body: bytes | Spliced, headers: CIMultiDict[str] | None) -> Answer:
         """Send one try and wait for its head. Raises one of BROKEN."""

@@ -36,31 +36,34 @@ class Permissions:
         self._fingerprints = {key.fingerprint for key in book.keys}
         self._enforced = {key.fingerprint for key in book.keys if key.enforce}
 
-    def ways(self, fingerprint: str | None, model: str | None, ways: tuple[Target, ...], at: Instant) -> tuple[Target, ...] | Refusal:
-        """The ways that are open to this credential, or why there are none. Keys without `enforce` are never refused."""
-        if fingerprint not in self._fingerprints:
-            if self._book.settings.unknown_keys == "refuse":
-                return Refusal(401, "invalid_api_key", "this API key is not registered here")
+    def ways(
+        self, fingerprint: str | None, model: str | None, ways: tuple[Target, ...], at: Instant, *, bare: bool = False
+    ) -> tuple[Target, ...] | Refusal:
+        """The ways that are open to this credential, or why there are none. Keys without `enforce` are refused only where strangers are.
+
+        `bare`: the request has no body, so it asks no model for anything (a list, a poll, a deletion).
+        """
+        if self._book.settings.unknown_keys != "refuse" and fingerprint not in self._enforced:
             return ways
-        if fingerprint not in self._enforced:
-            return ways
-        key = self._book.key(fingerprint, at)
+        is_known = fingerprint is not None and fingerprint in self._fingerprints
+        key = self._book.key(fingerprint, at) if fingerprint is not None and is_known else None
         if key is None:
-            return Refusal(401, "invalid_api_key", "this API key has been revoked")
+            return Refusal(401, "invalid_api_key", f"this API key {'has been revoked' if is_known else 'is not registered here'}")
         if not key.enforce:
             return ways
         spent = self.spend.get((key.id, month_of(at, self._book.settings.timezone)))
         if key.monthly_limit is not None and spent is not None and spent >= key.monthly_limit:
             # not 429: an SDK would try again, and the month lasts longer than its patience
             return Refusal(402, "insufficient_quota", f"the key {key.label!r} has spent its limit of this month")
-        return _allowed(key, model, ways, at)
+        return _allowed(key, model, ways, at, bare=bare)
 
 
-def _allowed(key: Key, model: str | None, ways: tuple[Target, ...], at: Instant) -> tuple[Target, ...] | Refusal:
+def _allowed(key: Key, model: str | None, ways: tuple[Target, ...], at: Instant, *, bare: bool) -> tuple[Target, ...] | Refusal:
     if key.expires is not None and at >= key.expires:
         return Refusal(401, "expired_api_key", f"the key {key.label!r} has expired")
-    if key.models is not None and model not in key.models:
-        return Refusal(403, "model_not_allowed", f"the key {key.label!r} may not use the model {model!r}")
+    if key.models is not None and model not in key.models and not (bare and model is None):
+        asked = "a request whose body names no model" if model is None else f"the model {model!r}"
+        return Refusal(403, "model_not_allowed", f"the key {key.label!r} may not use {asked}")
     if key.routes is not None:
         ways = tuple(way for way in ways if way.channel.route in key.routes)
         if not ways:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
-FORM_HEAD_BYTES = 64 << 10
 _WHITESPACE = " \t\n\r"
 _DECODER = json.JSONDecoder()  # its raw_decode reads one value and says where it ended
 
@@ -26,24 +24,6 @@ def set_member(body: bytes, name: str, value: Any) -> bytes:
     for start, stop in reversed(spans):
         text = text[:start] + written + text[stop:]
     return text.encode()
-
-
-def form_field(body: bytes, name: str) -> tuple[int, int] | None:
-    """Where the value of a text field lies in a multipart form: the first of that name; None if there is none.
-
-    Looked for at the head of the form, where the SDKs put their text fields, before any file.
-    """
-    field = re.compile(rb'\bname="%s"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,256})\r\n' % re.escape(name.encode()))
-    found = field.search(body, 0, FORM_HEAD_BYTES)
-    return found.span(1) if found else None
-
-
-def set_form_field(body: bytes, name: str, value: str) -> bytes:
-    """The multipart form `body` with one text field changed; raises ValueError where it has no such field."""
-    place = form_field(body, name)
-    if place is None:
-        raise ValueError(f"no field {name}")
-    return body[: place[0]] + value.encode() + body[place[1] :]
 
 
 def _members(text: str, name: str) -> tuple[list[tuple[int, int]], int, bool]:

@@ -96,3 +96,33 @@ async def test_after_the_end(place: Place, door: str) -> None:
     assert json.loads(response["usage"][0]["object"])["completion_tokens"] == 8
     row = await asyncio.to_thread(story, place)
     assert (row["status"], row["outcome"], row["usage_source"], row["failed_request_policy"]) == ("ok", "ok", "reported", None)
+
+
+async def test_right_after_asking(place: Place) -> None:
+    """Gone while the try's record is made durable, or as it is sent: the reply is read for its usage, and the story is the client's leaving."""
+    address = urlsplit(place.sidecar.gateway)
+    body = said("usage=always")
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    for count in range(1, 6):
+        with socket.create_connection((str(address.hostname), int(address.port or 0))) as leaving:
+            leaving.sendall(head.encode() + body)
+        assert [one["client_gone_at"] is not None for one in await closed(place, count)] == [True] * count
+
+
+async def test_before_the_next_try(place: Place) -> None:
+    """While the gateway waits to try again: nothing more is sent, and nothing is charged."""
+    async with client(place.gateway) as http:
+        asking = asyncio.create_task(http.post("/chat/completions", content=said("status=503 retry-after-ms=700 times=1"), headers=JSON))
+        await place.official.until_ended()
+        await asyncio.sleep(0.1)  # the failure is read, and the wait for the next try has begun
+        asking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asking
+    responses = await closed(place, 2)
+    assert sorted((one["ordinal"], one["http_status"], one["client_gone_at"] is not None) for one in responses) == [
+        (0, None, True),
+        (1, 503, False),
+    ]
+    assert len(place.official.seen) == 1
+    row = await asyncio.to_thread(story, place)
+    assert (row["status"], row["outcome"], row["final_charge"]) == ("failed", "error_before_output", 0)

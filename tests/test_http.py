@@ -20,6 +20,7 @@ BIG = 48 << 20
 ANSWERS = {
     b"/v1/ok": OK,
     b"/v1/repeated": b"HTTP/1.1 207 Odd Words\r\nB: 2\r\nA: 1\r\nset-cookie: x\r\nSet-Cookie: y\r\nContent-Length: 2\r\n\r\nok",
+    b"/v1/behind": b"HTTP/1.1 200 OK\r\nX-Ledger-Request-Id: another's\r\nContent-Length: 2\r\n\r\nok",
     b"/v1/head": b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n",
     b"/v1/204": b"HTTP/1.1 204 No Content\r\nX-Own: 1\r\n\r\n",
     b"/v1/304": b"HTTP/1.1 304 Not Modified\r\nContent-Length: 77\r\n\r\n",
@@ -186,6 +187,13 @@ async def test_an_answer_keeps_its_reason_its_fields_and_their_order(line: Line)
     assert lines[5] == b"Content-Length: 2"
     assert lines[6].startswith(b"x-ledger-request-id: ")
     assert lines[7:] == [b"Connection: close", b"", b"ok"]
+
+
+async def test_of_two_gateways_in_a_row_the_nearer_ones_id_is_told(line: Line) -> None:
+    """One header of that name, so that a client that joins repeated ones can look its request up."""
+    got = await line.say(post(b"Content-Length: 0", b"Connection: close", path=b"/v1/behind"))
+    assert got.lower().count(b"x-ledger-request-id:") == 1
+    assert b"another's" not in got
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,35 @@ def test_a_key_that_has_spent_its_limit_is_refused_until_the_month_ends(home: Ho
     assert permissions.ways(KEY, "gpt-4o-mini", ways, at) == ways
 
 
+@pytest.mark.parametrize("enforce", [False, True])
+@pytest.mark.parametrize("unknown", ["refuse", "allow"])
+def test_a_revoked_key_is_no_better_than_a_strangers(home: Home, unknown: str, enforce: bool) -> None:
+    """From the instant on at which its row ends: refused where strangers are, or where the row was enforced; until then it passes."""
+    gone = f'[[key]]\nid = "k"\nlabel = "k"\nwallet = "w"\nfingerprint = "{KEY}"\nto = 2026-10-10T00:00:00Z\nenforce = {str(enforce).lower()}\n'
+    rawdata.write_book(home, keys=gone, book=f'currency = "USD"\ntimezone = "UTC"\nunknown_keys = "{unknown}"\n')
+    book = load_book(home.book)
+    permissions, ways = Permissions(book), Plans(book).of("gpt-4o-mini")
+    assert permissions.ways(KEY, "gpt-4o-mini", ways, parse_instant("2026-10-09T23:59:59Z")) == ways
+    after = permissions.ways(KEY, "gpt-4o-mini", ways, parse_instant("2026-10-10T00:00:00Z"))
+    refused = Refusal(401, "invalid_api_key", "this API key has been revoked")
+    assert after == (refused if enforce or unknown == "refuse" else ways)
+    stranger = permissions.ways(None, "gpt-4o-mini", ways, parse_instant("2026-10-10T00:00:00Z"))
+    assert stranger == (Refusal(401, "invalid_api_key", "this API key is not registered here") if unknown == "refuse" else ways)
+
+
+def test_a_key_that_may_use_some_models_may_list_and_delete(home: Home) -> None:
+    """What has no body asks no model for anything; a body that names none is refused, for nobody knows whom it asks."""
+    rawdata.write_book(home, keys=HISTORY)
+    book = load_book(home.book)
+    permissions, ways = Permissions(book), Plans(book).of(None)
+    at = parse_instant("2026-10-05T00:00:00Z")
+    assert permissions.ways(KEY, None, ways, at, bare=True) == ways
+    for model, bare, words in ((None, False, "a request whose body names no model"), ("gpt-4o", True, "the model 'gpt-4o'")):
+        assert permissions.ways(KEY, model, ways, at, bare=bare) == Refusal(
+            403, "model_not_allowed", f'the key "Ada\'s laptop" may not use {words}'
+        )
+
+
 SECRET, NEW_SECRET = "sk-first-0123456789abcdef", "sk-second-0123456789abcdef"
 
 

@@ -83,6 +83,8 @@ async def test_each_refusal_has_its_status_and_leaves_a_row_at_zero(guarded: tup
     assert (await ask(running, "free", "gpt-4o")).status_code == 200
     assert (await ask(running, "strict", "gpt-4o")).status_code == 200
     assert [one.json()["model"] for one in upstream.seen] == ["cheap", "gpt-4o"]  # the strict key skips the routed channel
+    async with httpx2.AsyncClient(trust_env=False, headers={"Authorization": f"Bearer {SECRETS['strict']}"}) as http:
+        assert (await http.get(running.base_url + "/models")).status_code == 200  # which asks no model for anything
 
     await asyncio.to_thread(running.stop)
     seal_all(running.home)

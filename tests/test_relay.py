@@ -160,6 +160,28 @@ async def test_retries_then_fallback_then_the_backups_answer(place: Place) -> No
     assert attempts[3]["modified"] == ["model"]
 
 
+@pytest.mark.parametrize("size", [1000, 300_000, 17 << 20], ids=["small", "beyond one read", "held in a file"])
+async def test_a_form_that_sends_its_file_first_goes_by_its_model(place: Place, size: int) -> None:
+    """As curl sends it: routed and renamed by the field behind the file, and no other byte is another; recorded at both doors."""
+    file = bytes(range(256)) * (size // 256)
+    head = b'--b\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n'
+    start = head % (b"file", b'; filename="a.wav"') + file + b"\r\n" + head % (b"model", b"")
+    end = b"\r\n" + head % (b"response_format", b"") + b"json\r\n--b--\r\n"
+    form = {"Content-Type": "multipart/form-data; boundary=b"}
+    for name in DOORS:
+        async with client(place.door(name)) as http:
+            await http.post(
+                "/audio/transcriptions?stub=status=503%20retry-after-ms=1%20only=official",
+                content=start + b"gpt-4o-mini" + end,
+                headers=form,
+            )
+    assert [seen.body == start + b"gpt-4o-mini" + end for seen in place.official.seen] == [True] * len(place.official.seen)
+    assert [seen.body == start + b"cheap/gpt-4o-mini" + end for seen in place.routed.seen] == [True]
+    requests = recorded(place.home, "request")
+    assert [one["api_model"] for one in requests] == ["gpt-4o-mini"] * 2
+    assert [json.loads(str(one["body_facts"])) for one in requests] == [{"response_format": "json"}] * 2
+
+
 async def test_a_stream_that_breaks_before_its_first_byte_falls_back(place: Place) -> None:
     """Headers alone have not gone to the client yet, so the backup may still answer."""
     async with client(place.gateway) as http:

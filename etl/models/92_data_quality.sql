@@ -68,7 +68,7 @@ copies as (
 unregistered as (
     select
         'unregistered_key' as kind, period, coalesce(api_key_id, '(no credential)') as subject,
-        'not in keys.toml: register it with `tokenledger key add`' as detail, cast(count(*) as bigint) as rows, false as blocks_close
+        'no row of keys.toml was in force for it: register it with `tokenledger key add`' as detail, cast(count(*) as bigint) as rows, false as blocks_close
     from ledger where api_key_label = 'unregistered' and period in (select period from book_period) group by period, api_key_id
 ),
 breaches as (
