@@ -128,7 +128,7 @@ def test_a_key_that_has_spent_its_limit_is_refused_until_the_month_ends(home: Ho
 
 
 @pytest.mark.parametrize("enforce", [False, True])
-@pytest.mark.parametrize("unknown", ["refuse", "allow"])
+@pytest.mark.parametrize("unknown", ["refuse", "record"])
 def test_a_revoked_key_is_no_better_than_a_strangers(home: Home, unknown: str, enforce: bool) -> None:
     """From the instant on at which its row ends: refused where strangers are, or where the row was enforced; until then it passes."""
     gone = f'[[key]]\nid = "k"\nlabel = "k"\nwallet = "w"\nfingerprint = "{KEY}"\nto = 2026-10-10T00:00:00Z\nenforce = {str(enforce).lower()}\n'
