@@ -227,11 +227,13 @@ class Turns:
         if response_id is None:
             return self._head(lane), None
         known = next((turn for turn in self._open if turn.response_id == response_id), None)
-        if known is not None or response_id in self._past or not isinstance(response, dict):
+        if known is not None or response_id in self._past:
             return known, None
         waiting = [turn for turn in self._open if turn.response_id is None and turn.item is None]
         turn = next((turn for turn in waiting if turn.lane == lane), waiting[0] if waiting else None)
         opened = None
+        if turn is None and not isinstance(response, dict):
+            return None, None  # a piece of what nobody asked for here and nothing began
         if turn is None:  # upstream began by itself: voice was detected, or a steered response has its successor
             turn, opened = self._begin_turn(self._model, self._sent_model, at)
             turn.lane = lane

@@ -111,6 +111,19 @@ def test_frames_without_an_id_go_to_the_head_of_their_lane() -> None:
     assert script.connection().events == 1
 
 
+def test_a_turn_is_known_by_the_first_frame_that_names_its_response() -> None:
+    """Where upstream sends no response.created: its output is its own; a piece of what has ended, or of nothing, is the connection's."""
+    script = Script("realtime")
+    script.client(type="response.create")
+    script.server(type="response.output_text.delta", response_id="r1", delta="hi")
+    script.server(type="response.done", response={"id": "r1", "usage": {"input_tokens": 1, "output_tokens": 1}})
+    script.server(type="response.output_text.delta", response_id="r1", delta="late")
+    script.server(type="response.output_text.delta", response_id="r9", delta="nobody's")
+    (answer,) = script.responses.values()
+    assert (answer.events, answer.output_seen, answer.first_token_at) == (2, True, 2)
+    assert script.turns.live == 0
+
+
 def test_an_ended_response_is_not_opened_again() -> None:
     """A frame that repeats an end belongs to the connection, and no second turn is billed."""
     script = Script()
