@@ -336,3 +336,11 @@ def test_percentiles_are_the_nearest_rank(home: Home) -> None:
         "p95_ms": 19000,
         "first_token_p50_ms": 5000,
     }
+
+
+def test_a_backup_that_is_tried_first_is_told_as_one(home: Home) -> None:
+    """Where the primary's route is closed to the key, or on a connection that fell back before its turns: no move, and yet a backup served."""
+    tried = attempt("r1", 1, NOON, channel="official", role="backup")
+    built(home, [request("r1", NOON), tried, response("r1", 1, NOON + SECOND, usage=usage(1000, 500))])
+    (row,) = rows(home, "SELECT primary_channel, backup_channel, served_channel, fallback_count, balance_bucket FROM ledger")
+    assert tuple(row.values()) == ("routed", "official", "official", 0, "official_credit")

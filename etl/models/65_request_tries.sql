@@ -8,7 +8,7 @@ with standing as (
     from steps where stands
 ),
 several as (
-    select request_id, raw_id, raw_ordinal, ordinal, channel, reason, outcome, http_status, own_status, opened_at, closed_at, stands, is_last, place_from_end
+    select request_id, raw_id, raw_ordinal, ordinal, channel, role, reason, outcome, http_status, own_status, opened_at, closed_at, stands, is_last, place_from_end
     from steps where not is_only
 ),
 channel_starts as (
@@ -16,8 +16,9 @@ channel_starts as (
     from several s join standing t on s.request_id = t.request_id and s.channel = t.channel
     where s.ordinal > 0 group by s.request_id
 ),
+-- a backup is tried without a move to it where the primary's route is closed to the key, and by the turns of a connection that fell back
 backups as (
-    select request_id, channel from several where ordinal > 0 and reason = 'fallback'
+    select request_id, channel from several where ordinal > 0 and role = 'backup'
     qualify row_number() over (partition by request_id order by ordinal desc) = 1
 ),
 counted as (
@@ -38,7 +39,7 @@ tries as (
     select
         request_id, cast(case when stands then 1 else 0 end as integer) as attempt_count, cast(0 as integer) as retry_count,
         cast(0 as integer) as fallback_count, case when stands then opened_at end as first_opened_at, closed_at as last_closed_at,
-        case when stands then channel end as first_channel, cast(null as varchar) as backup_channel,
+        case when stands then channel end as first_channel, case when stands and role = 'backup' then channel end as backup_channel,
         cast(null as timestamp) as channel_opened_at,
         case when is_last then outcome end as last_outcome, case when is_last then coalesce(own_status, http_status) end as last_status,
         case when stands then raw_id end as raw_id, case when stands then raw_ordinal end as raw_ordinal,
