@@ -166,6 +166,7 @@ class ForwardAddon:
         self._admitted.add(flow.client_conn.id)
         if not self._hosts.opens(flow.request.host, flow.request.port):
             await self._judge(flow)
+            flow.metadata[forward_http.TUNNEL] = True
 
     async def _judge(self, flow: http.HTTPFlow) -> None:
         """Answer ourselves where the target is none that a client may reach."""

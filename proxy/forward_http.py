@@ -33,6 +33,7 @@ from proxy.progress import Progress
 
 BODY = "tokenledger_body"  # where a flow carries what holds its body
 TAKE = "tokenledger_take"  # and what each piece of it is shown to
+TUNNEL = "tokenledger_tunnel"  # and that it asks for a tunnel to what no channel has
 OVERDUE = "tokenledger_overdue"  # and why nobody waits for its upstream any more
 _INTERIM = re.compile(rb"HTTP/1\.[01] 1(?!01)[0-9][0-9]\b")  # RFC 9110, section 15.2; after 101 the connection is another protocol's
 _QUOTED = re.compile(r":? b['\"].*", re.DOTALL)
@@ -119,6 +120,15 @@ class HeldStream(HttpStream):
             if isinstance(event, RequestEndOfMessage) and held is not None:
                 self.request_body_buf += content or b""
             yield from super().state_consume_request_body(event)
+
+    def handle_connect_regular(self) -> Commands:
+        """A tunnel is asked for: one that nobody opens stands before the client is told so, for the other side may be first to speak."""
+        if TUNNEL in self.flow.metadata and self.flow.response is None:
+            failed = yield commands.OpenConnection(self.context.server)
+            if failed:
+                words = f"{self.flow.request.host}:{self.flow.request.port} cannot be reached: {failed}"
+                self.flow.response = http.Response.make(502, answers.upstream_failed(502, words), answers.HEADERS)
+        yield from super().handle_connect_regular()  # type: ignore[no-untyped-call]
 
     def handle_protocol_error(self, event: RequestProtocolError | ResponseProtocolError) -> Commands:
         """One side broke. What it sent is not quoted, as mitmproxy does: it may hold anything."""

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import duckdb
 import httpx2
@@ -234,6 +235,26 @@ async def test_a_host_that_is_no_channel_is_tunnelled_untouched(place: Place, au
             answer = await http.post(f"{other.base_url}/chat/completions", json=BODY, headers={"Authorization": "Bearer x"})
     assert answer.status_code == 200
     assert recorded(place.home, "request") == []
+
+
+async def test_a_tunnel_to_no_channel_stands_before_it_is_said_to(place: Place) -> None:
+    """The other side may be first to speak; where nobody listens the client hears 502, as from any proxy."""
+
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 hello\r\n")
+        await writer.drain()
+        writer.close()
+
+    proxy = urlsplit(place.sidecar.forward)
+    server = await asyncio.start_server(greet, "127.0.0.2", 0)
+    port = server.sockets[0].getsockname()[1]
+    for expected in (b"HTTP/1.1 200 Connection established\r\n\r\n220 hello\r\n", b"HTTP/1.1 502 Bad Gateway\r\n"):
+        reader, writer = await asyncio.open_connection(proxy.hostname, proxy.port)
+        writer.write(b"CONNECT 127.0.0.2:%d HTTP/1.1\r\nHost: x\r\n\r\n" % port)
+        assert await asyncio.wait_for(reader.readexactly(len(expected)), 10) == expected
+        writer.close()
+        server.close()
+        await server.wait_closed()
 
 
 @pytest.mark.parametrize("door", DOORS)
