@@ -297,8 +297,10 @@ def _note_book(home: Home, now: int, by: str | None, reason: str | None) -> None
 def _note_reopening(home: Home, now: int, period: str, by: str | None, reason: str | None) -> None:
     """Record who reopens which months and why, before it is done."""
     from etl.close import reopening  # noqa: PLC0415  see `ledger`
+    from etl.seals import REOPENED  # noqa: PLC0415  see `ledger`
 
-    _append(home, now, [("month_reopened", by, reason, {"period": seal.period, "seal": seal.hash}) for seal in reopening(home, period)])
+    opened = reopening(home, period).items()
+    _append(home, now, [(REOPENED, by, reason, {"period": month, "seal": seal}) for month, seal in opened])
 
 
 @click.command()

@@ -30,11 +30,13 @@ from etl.carried import (
     FRESH,
     NEW,
     SOURCE_AFTER,
+    check_none_lost,
     finish,
     hangs_together,
     read_basis,
     register_alone,
     register_scope,
+    reopened_seals,
     settle,
     settle_slice,
     show_entries,
@@ -150,6 +152,7 @@ def build_locked(
     threads = threads or (1 if sources.records <= ROW_GROUP else None)
     with kernel.open_engine(threads=threads, spill_to=spill_to) as connection:
         register(connection, sources)
+        check_none_lost(home, closed.seals, reopened_seals(connection))
         basis = read_basis(home)
         with edition(connection, home.ledger_file, basis.sha256 if basis and basis.carries(closed) else None) as issue:
             closed = replace(closed, in_edition=issue.goes_on)

@@ -10,7 +10,7 @@ The result is that of a build of everything: whoever cannot be sure makes everyt
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Container, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -30,7 +30,9 @@ from etl.closed import (
     rows_of_the_book,
 )
 from etl.edition import Change, Edition, own_rows
+from etl.published import LedgerUnreadableError, NoLedgerError, open_ledger
 from etl.reread import reread
+from etl.seals import REOPENED, SEAL_FILE, MonthSeal, SealBroken, folder, load, superseded
 from etl.sources import OF_A_REQUEST, Sources
 from schemas import durable
 from schemas.book import Book
@@ -79,12 +81,15 @@ class Basis:
     sha256: str
     code: str
     book: str
-    seals: tuple[str, ...]
+    seals: dict[str, str]  # the hash of each closed month's seal, by the month, in order
     bodies: dict[str, list[int]]  # size and instant of change (ns) of each file of bodies that was at hand, and of each key of theirs
 
     def carries(self, closed: Closed) -> bool:
         """Whether the months that it knew as closed still are, and the code that made it is this."""
-        return self.code == code_digest() and self.seals == tuple(seal.hash for seal in closed.seals)[: len(self.seals)]
+        return (
+            self.code == code_digest()
+            and list(self.seals.items()) == [(seal.period, seal.hash) for seal in closed.seals][: len(self.seals)]
+        )
 
 
 @cache
@@ -103,18 +108,49 @@ def read_basis(home: Home) -> Basis | None:
     """What the published ledger was made from; null where nobody knows."""
     try:
         facts = orjson.loads((home.ledger / BASIS_FILE).read_bytes())
-        return Basis(**{**facts, "seals": tuple(facts["seals"])})
+        return Basis(**{**facts, "seals": dict(facts["seals"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
 def write_basis(home: Home, sha256: str, book: Book, closed: Closed, sources: Sources) -> str:
     """Say what the published ledger was made from; the SHA-256 of that."""
-    seals = tuple(seal.hash for seal in closed.seals)
+    seals = {seal.period: seal.hash for seal in closed.seals}
     basis = Basis(sha256, code_digest(), book.digest, seals, {**_stamps(_bodies(sources)), **_stamps(_keys(home))})
     content = orjson.dumps(asdict(basis), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     durable.replace(home.ledger / BASIS_FILE, content)
     return hashlib.sha256(content).hexdigest()
+
+
+def lost(home: Home, there: Collection[str]) -> dict[str, str]:
+    """Closed months, each with its seal's hash, whose seal is not `there` and was not put aside either: what was published still knows of them."""
+    basis = read_basis(home)
+    known = set(basis.seals.items()) if basis else set()
+    try:
+        with open_ledger(home) as published:
+            known.update(published.execute("SELECT period, seal_hash FROM periods WHERE status = 'closed'").fetchall())
+    except (NoLedgerError, LedgerUnreadableError, duckdb.Error):  # it can always be made again; then the basis alone knows
+        pass
+    gone = [(period, seal) for period, seal in sorted(known) if seal not in there]
+    return {period: seal for period, seal in gone if seal not in {load(path).hash for path in superseded(home, period)}}
+
+
+def check_none_lost(home: Home, seals: Collection[MonthSeal], reopened: Container[str] = ()) -> None:
+    """Raise SealBroken for a month that was closed and whose seal is gone, unless it is among those that somebody `reopened`.
+
+    Without this a month would be open again, and take what came late, because a file is missing. A month's folder without a
+    seal says nothing: a close that did not come to its end leaves one too.
+    """
+    for period, seal in lost(home, {seal.hash for seal in seals}).items():
+        if seal not in reopened:
+            subject = f"ledger/{period}/{SEAL_FILE}" if folder(home, period).exists() else f"ledger/{period}"
+            raise SealBroken(subject, "is missing, though the month was closed", period)
+
+
+def reopened_seals(connection: duckdb.DuckDBPyConnection) -> set[str]:
+    """The seals of months that recorded events, of which no closed month was built yet, name as reopened."""
+    select = f"SELECT json_extract_string(facts, '$.seal') FROM all_event WHERE event = '{REOPENED}'"
+    return {seal for (seal,) in connection.execute(select).fetchall()}
 
 
 def _bodies(sources: Sources) -> dict[str, Path]:

@@ -19,11 +19,13 @@ import duckdb
 from etl import kernel, merkle
 from etl.audit import read_rows
 from etl.build import BuildResult, build_locked, lock, silent
+from etl.carried import lost
 from etl.closed import bounds, owned_by_month
 from etl.export.month import SEALED, export
 from etl.kernel import Report, Run
 from etl.published import open_ledger
 from etl.seals import (
+    MONTHS,
     SEAL_FILE,
     TABLES_FOLDER,
     VERSION,
@@ -313,21 +315,28 @@ def _files(target: Path, old: Sequence[Path]) -> list[Path]:
     return sorted(path for path in target.rglob("*") if path.is_file() and path not in old and path.name != SEAL_FILE)
 
 
-def reopening(home: Home, period: str) -> tuple[MonthSeal, ...]:
-    """The closed months that reopening `period` opens: itself and every later one, oldest first. Raises NotClosedError."""
-    seals = read_seals(home)
-    if period not in {seal.period for seal in seals}:
-        known = ", ".join(seal.period for seal in seals) or "none is"
-        raise NotClosedError(f"{period} is not closed", f"closed months: {known}")
-    return tuple(seal for seal in seals if seal.period >= period)
+def reopening(home: Home, period: str) -> dict[str, str]:
+    """The closed months that reopening `period` opens, oldest first, each with its seal's hash: itself and every later one, and
+    those whose seal is lost. Raises NotClosedError, and SealBroken for the months that stay closed.
+    """
+    read_seals(home, before=period)
+    seals = {path.parent.name: load(path).hash for path in home.ledger.glob(f"{MONTHS}/{SEAL_FILE}")}
+    closed = dict(sorted((lost(home, seals.values()) | seals).items()))
+    if period not in closed:
+        raise NotClosedError(f"{period} is not closed", f"closed months: {', '.join(closed) or 'none is'}")
+    return {month: seal for month, seal in closed.items() if month >= period}
 
 
 def reopen(home: Home, period: str) -> tuple[str, ...]:
-    """Open a closed month and every later one again, newest first; each seal is kept as seal-<n>.json. The months opened."""
+    """Open a closed month and every later one again, newest first; each seal is kept as seal-<n>.json. The months opened.
+
+    Of a month whose seal is lost nothing can be kept: the recorded event that names the seal opens it.
+    """
     with lock(home):
-        opened = reopening(home, period)
-        for seal in reversed(opened):
-            place = folder(home, seal.period)
-            os.replace(place / SEAL_FILE, place / f"seal-{len(superseded(home, seal.period)) + 1}.json")
-            durable.sync(place)
-    return tuple(seal.period for seal in opened)
+        opened = tuple(reopening(home, period))
+        for month in reversed(opened):
+            place = folder(home, month)
+            if (place / SEAL_FILE).exists():
+                os.replace(place / SEAL_FILE, place / f"seal-{len(superseded(home, month)) + 1}.json")
+                durable.sync(place)
+    return opened

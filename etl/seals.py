@@ -28,15 +28,16 @@ SEAL_FILE = "seal.json"
 KEY_FILE = "seal.key"
 TABLES_FOLDER = "tables"
 MONTHS = "[0-9][0-9][0-9][0-9]-[0-9][0-9]"
+REOPENED = "month_reopened"  # the event that records who opens a closed month, named by its seal, and why
 
 
 class SealBroken(LedgerError):
     """A seal, or something that it covers, is not what was sealed."""
 
-    def __init__(self, subject: str, what: str) -> None:
+    def __init__(self, subject: str, what: str, period: str = "PERIOD") -> None:
         super().__init__(
             f"{subject}: {what}",
-            "restore it from a copy, or reopen the month: tokenledger ledger --reopen PERIOD --by WHO --reason TEXT",
+            f"restore it from a copy, or reopen the month: tokenledger ledger --reopen {period} --by WHO --reason TEXT",
         )
         self.subject = subject
 
@@ -121,9 +122,13 @@ def load(path: Path) -> MonthSeal:
     return seal
 
 
-def read_seals(home: Home) -> tuple[MonthSeal, ...]:
-    """The seals of all closed months in order, each checked and chained to the one before; raises SealBroken."""
-    found = tuple(load(path) for path in sorted(home.ledger.glob(f"{MONTHS}/{SEAL_FILE}")))
+def read_seals(home: Home, before: str | None = None) -> tuple[MonthSeal, ...]:
+    """The seals of all closed months in order, or of those before one, each checked and chained to the one before; raises SealBroken.
+
+    A chain does not tell that its last links are gone: etl.carried.check_none_lost does.
+    """
+    paths = sorted(home.ledger.glob(f"{MONTHS}/{SEAL_FILE}"))
+    found = tuple(load(path) for path in paths if before is None or path.parent.name < before)
     previous = GENESIS
     for number, seal in enumerate(found, 1):
         subject = f"ledger/{seal.period}/{SEAL_FILE}"

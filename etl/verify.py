@@ -20,7 +20,7 @@ from etl.audit import hash_of, read_rows
 from etl.bodies import key_ids
 from etl.bookwatch import FOLDER, POINTER, kept, seen_digest
 from etl.build import DIGEST_FILE
-from etl.carried import BASIS_FILE
+from etl.carried import BASIS_FILE, check_none_lost
 from etl.erasure import erased
 from etl.published import open_ledger, require_period
 from etl.seals import (
@@ -102,6 +102,7 @@ def verify(home: Home, period: str | None = None) -> Verified:
     for path in sorted(home.ledger.glob(f"{MONTHS}/seal-*.json")):
         load(path)
     requests, entries = _check_ledger(home, seals, period)
+    check_none_lost(home, seals)
     return Verified(files, frames, requests, entries, len(chosen), outputs)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from decimal import Decimal
@@ -21,6 +22,7 @@ from etl.closed import UNOWNED, SettingChangedError, bounds, owned_by_month
 from etl.published import open_ledger
 from etl.receipt import find
 from etl.seals import SealBroken, read_seals
+from etl.verify import verify
 from schemas.home import Home
 from schemas.instants import parse_instant, write_instant
 from schemas.ledger import TABLES
@@ -44,6 +46,7 @@ from tests.rawdata import (
     usage,
     write_book,
 )
+from tokenledger import run
 
 ROOT = Path(__file__).parent.parent
 NOVEMBER = parse_instant("2026-11-01T00:00:00Z")
@@ -400,6 +403,51 @@ def test_reopening_opens_every_later_month_and_keeps_the_seals(home: Home) -> No
     assert october(home) == {"requests": 1, "charged": CHARGE + Decimal("0.01")}
 
 
+# What is gone of two closed months, and what else, so that only one witness of the close is left.
+GONE: dict[str, tuple[str, ...]] = {
+    "the last seal": ("2026-11/seal.json",),
+    "the last month's folder": ("2026-11",),
+    "every seal": ("2026-10/seal.json", "2026-11/seal.json"),
+    "the last seal and the published ledger": ("2026-11/seal.json", "ledger.duckdb"),
+    "the last seal and the published ledger's basis": ("2026-11/seal.json", "ledger.basis.json"),
+}
+
+
+@pytest.mark.parametrize("case", GONE)
+def test_a_closed_month_whose_seal_is_lost_is_not_open(home: Home, tmp_path: Path, case: str) -> None:
+    """As long as anything published knows that it was closed, no build opens it for a late record; with its seal back all is as before."""
+    archive = recorded(home, *call("r1"), *call("n1", NOVEMBER + DAY))
+    close(home, DECEMBER)
+    archive.seal(call("late", NOVEMBER + 2 * DAY))
+    whole = Home(tmp_path / "whole")
+    shutil.copytree(home.root, whole.root)
+    for name in GONE[case]:
+        path = home.ledger / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    before = contents(home.ledger)
+    for attempt_at in (build, lambda home: close(home, DECEMBER), lambda home: close(home, DECEMBER, period="2026-11")):
+        with pytest.raises(SealBroken, match="is missing, though the month was closed") as caught:
+            attempt_at(home)
+    assert caught.value.cure.endswith(f"tokenledger ledger --reopen {caught.value.subject[7:14]} --by WHO --reason TEXT")
+    assert contents(home.ledger) == before
+    for name in GONE[case]:
+        if name.startswith("2026"):
+            path = whole.ledger / name
+            shutil.copytree(path, home.ledger / name) if path.is_dir() else shutil.copy(path, home.ledger / name)
+    build(home)
+    assert one(home, "SELECT period FROM ledger WHERE request_id = 'late'") == {"period": "2026-12"}
+
+
+def test_a_folder_that_a_close_left_half_way_is_no_closed_month(home: Home) -> None:
+    """Nothing published says that it was closed, so the next close takes its place; and where all of ledger/ is gone, it is made again."""
+    recorded(home, *call("r1"))
+    build(home)
+    (home.ledger / "2026-10" / "tables").mkdir(parents=True)
+    assert close(home, MORNING).closed == ("2026-10",)
+    shutil.rmtree(home.ledger)
+    assert close(home, MORNING).closed == ("2026-10",)
+
+
 # ---- from the command line ----
 
 
@@ -448,6 +496,38 @@ def test_the_command_refuses_then_closes_and_the_receipt_can_be_proved(home: Hom
     )
     assert trail == [{"event": "month_reopened", "actor": "ann", "reason": "wrong price"}]
     assert tokenledger(home, "ledger", "--reopen", "2026-10", "--by", "ann").returncode == 2
+
+
+@pytest.mark.parametrize(("gone", "reopened"), [("2026-11/seal.json", "2026-11"), ("2026-11/seal.json", "2026-10"), ("2026-10", "2026-10")])
+def test_a_month_whose_seal_is_lost_is_opened_on_purpose(
+    home: Home, gone: str, reopened: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who and why is recorded with the lost seal's hash, whichever month is gone and from whichever on; interrupted after that, the
+    next build goes on, and closed anew and lost again it is refused again.
+    """
+    recorded(home, *call("r1"), *call("n1", NOVEMBER + DAY))
+    close(home, DECEMBER)
+    hashes = {seal.period: seal.hash for seal in read_seals(home)}
+    path = home.ledger / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    as_of = ["--as-of", write_instant(DECEMBER), "--home", str(home.root)]
+    assert run(["ledger", *as_of]) == 1
+    assert f"{gone}: is missing" in capsys.readouterr().err or gone == "2026-10"  # of a month before others the chain tells
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr("etl.close.build_locked", lambda *_, **__: sys.exit("interrupted"))
+        with pytest.raises(SystemExit, match="interrupted"):
+            run(["ledger", "--reopen", reopened, "--by", "ann", "--reason", "the disk died", *as_of])
+    assert run(["ledger", "--no-close", *as_of]) == 0
+    opened = {period: seal for period, seal in hashes.items() if period >= reopened}
+    trail = rows(home, "SELECT actor, facts FROM audit_trail WHERE event = 'month_reopened'")
+    assert {json.loads(row["facts"])["period"]: json.loads(row["facts"])["seal"] for row in trail} == opened
+    assert {row["actor"] for row in trail} == {"ann"}
+    assert {period for period, state in status(home).items() if state == "open"} == opened.keys()
+    assert close(home, DECEMBER).closed == tuple(opened)
+    verify(home)
+    (home.ledger / "2026-11" / "seal.json").unlink()
+    with pytest.raises(SealBroken, match=r"2026-11/seal\.json: is missing"):
+        build(home)
 
 
 def test_every_change_of_the_book_is_in_the_audit_trail(home: Home) -> None:

@@ -101,6 +101,25 @@ def test_a_missing_or_unfinished_file_is_found(closed: Home) -> None:
     verify(closed)
 
 
+@pytest.mark.parametrize("gone", ["2026-10/seal.json", "2026-10"])
+def test_a_closed_month_that_is_gone_is_found(closed: Home, tmp_path: Path, gone: str) -> None:
+    """The chain of seals ends before it, but the published ledger knows that it was closed; where that is gone too, its basis does."""
+    place, aside = closed.ledger / gone, tmp_path / "aside"
+    place.rename(aside)
+    ledger, kept = closed.ledger_file, tmp_path / "kept"
+    try:
+        for period in (None, "2026-10", "2026-11"):
+            assert named(closed, period) == f"ledger/{gone}: is missing, though the month was closed"
+        ledger.rename(kept)
+        try:
+            assert "is missing, though the month was closed" in named(closed)
+        finally:
+            kept.rename(ledger)
+    finally:
+        aside.rename(place)
+    verify(closed)
+
+
 @pytest.mark.parametrize(
     ("statement", "what"),
     [
