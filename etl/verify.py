@@ -41,7 +41,7 @@ from etl.spending import spending
 from etl.table import jsonable
 from schemas import manifest, spend
 from schemas.bodykeys import BodyKey, BodyKeys
-from schemas.book import digest_of, read_files
+from schemas.book import digest_of, load_book, read_files
 from schemas.errors import LedgerError
 from schemas.frames import Damage, decode
 from schemas.home import Home
@@ -83,7 +83,7 @@ class Verified:
 def verify(home: Home, period: str | None = None) -> Verified:
     """Everything, or what concerns one month; raises WrongError, SealBroken or ManifestError at the first thing that is wrong.
 
-    Raises PeriodError for a month that the published ledger does not know.
+    Raises PeriodError for a month that the published ledger does not know, BookError where there is no book.
     """
     _check_book(home)
     frames = _check_spool(home)
@@ -111,6 +111,8 @@ def verify(home: Home, period: str | None = None) -> Verified:
 
 def _check_book(home: Home) -> None:
     digest = seen_digest(home)
+    if digest is None:
+        load_book(home.book)  # where nothing was built there may be no home at all, and then nothing is whole
     for version in sorted((home.ledger / FOLDER).glob("[0-9a-f]*")):
         if version.is_dir() and digest_of({path.name: path.read_bytes() for path in version.iterdir()}) != version.name:
             raise WrongError(f"ledger/{FOLDER}/{version.name}", "is not the book that was kept under this digest", "restore it from a copy")

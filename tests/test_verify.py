@@ -18,6 +18,7 @@ from schemas.errors import LedgerError
 from schemas.home import Home
 from schemas.instants import parse_instant
 from tests.rawdata import DAY, NOON, Archive, call, spool, topup, write_book
+from tokenledger import run
 
 MORNING = parse_instant("2026-11-02T06:00:00Z")
 
@@ -55,6 +56,21 @@ def test_nothing_recorded_is_nothing_wrong(home: Home) -> None:
     write_book(home)
     found = verify(home)
     assert (found.files, found.requests, found.months) == (0, 0, 0)
+
+
+def test_no_home_is_not_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A path with nothing there, a folder without a book, one with an empty book and a plain file: bad usage, as `rates check` says it."""
+    folder, empty, file, book = tmp_path / "folder", tmp_path / "empty", tmp_path / "file", Home(tmp_path / "valid")
+    folder.mkdir()
+    Home(empty).book.mkdir(parents=True)
+    file.touch()
+    for root in (tmp_path / "nowhere", folder, empty, file):
+        assert run(["rates", "check", "--home", str(root)]) == 2
+        expected = capsys.readouterr()
+        assert run(["verify", "--home", str(root)]) == 2
+        assert capsys.readouterr() == expected
+    write_book(book)
+    assert run(["verify", "--home", str(book.root)]) == 0
 
 
 def every_file(home: Home) -> list[Path]:
