@@ -63,7 +63,7 @@ class NotClosedError(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One thing that stands against closing a month, and the command that cures it."""
+    """One thing that stands against closing a month, and the cure, whose last words are the command: who shows it may add options."""
 
     period: str
     reason: str
@@ -224,7 +224,7 @@ def _try(home: Home, spill_to: Path, built: BuildResult, month: str, as_of: int,
     starts_at, ends_at = bounds(built.book.settings.timezone, month)
     found = []
     if ends_at > as_of:
-        found.append(Refusal(month, f"it ends at {write_instant(ends_at)}", f"tokenledger ledger --period {month}, after that"))
+        found.append(Refusal(month, f"it ends at {write_instant(ends_at)}", f"after that: tokenledger ledger --period {month}"))
     if earlier:
         found.append(Refusal(month, f"{earlier[0]} is still open", f"tokenledger ledger --period {earlier[0]}"))
     with open_ledger(home) as connection:

@@ -12,7 +12,23 @@ import tokenledger
 from etl.close import Refusal
 from schemas.home import Home
 from schemas.records import Record
-from tests.rawdata import BOOK, HOUR, NOON, Archive, attempt, call, event, failure, more_rates, one, request, response, usage, write_book
+from tests.rawdata import (
+    BOOK,
+    DAY,
+    HOUR,
+    NOON,
+    Archive,
+    attempt,
+    call,
+    event,
+    failure,
+    more_rates,
+    one,
+    request,
+    response,
+    usage,
+    write_book,
+)
 
 AS_OF = "2026-11-02T06:00:00Z"
 WORDS = {"WHO": "ann", "TEXT": "'the vendor was asked'", "PRICE": "3", "RATE": "1.1", "SOURCE": "contract", "NOTE": ""}
@@ -91,3 +107,19 @@ def test_each_reason_is_told_with_the_cure_that_works(tmp_path: Path, capsys: py
     assert typed(home, last) == 0
     assert tokenledger.run(close) == 0, capsys.readouterr().err
     assert one(home, "SELECT status FROM periods WHERE period = '2026-10'") == {"status": "closed"}
+
+
+def test_a_month_that_is_not_over_is_told_with_the_command_for_later(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The cure ends with the command, this home included, and that closes it once the month is over; so does that of a month before."""
+    home = Home(tmp_path / "the home")
+    write_book(home)
+    Archive(home).seal([*call("r1"), *call("n1", NOON + 31 * DAY)])
+    close = ["ledger", "--as-of", "2026-10-20T00:00:00Z", "--home", str(home.root)]
+    assert tokenledger.run([*close, "--period", "2026-11"]) == 1
+    over, before = (refusal.cure for refusal in refused(capsys.readouterr().err))
+    ends = f" --home {shlex.quote(str(home.root))}"
+    assert (over, before) == (f"after that: tokenledger ledger --period 2026-11{ends}", f"tokenledger ledger --period 2026-10{ends}")
+    for cure in (before, over):
+        words = shlex.split(cure[cure.rindex("tokenledger ") :])[1:]
+        assert tokenledger.run([*words, "--as-of", "2026-12-02T06:00:00Z"]) == 0
+    assert one(home, "SELECT count(*) AS months FROM periods WHERE status = 'closed'") == {"months": 2}
