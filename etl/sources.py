@@ -25,6 +25,7 @@ from schemas.frames import Damage, Frame
 from schemas.home import Home
 from schemas.instants import from_datetime, to_datetime
 from schemas.manifest import Seal, SealedFile
+from schemas.money import ENTRY_LIMIT
 from schemas.records import ARROW, KINDS, Event, Instant
 from schemas.spool import unsealed
 
@@ -52,7 +53,9 @@ _OFFSET = pa.schema(
     [("timezone", pa.string()), ("starts_at", pa.timestamp("us")), ("ends_at", pa.timestamp("us")), ("offset_minutes", pa.int64())]
 )
 _SETTING = pa.schema(
-    [("currency", pa.string()), ("timezone", pa.string()), ("second_person_above", pa.decimal128(38, 12)), ("as_of", pa.timestamp("us"))]
+    [(name, pa.string()) for name in ("currency", "timezone")]
+    + [(name, pa.decimal128(38, 12)) for name in ("second_person_above", "entry_limit")]
+    + [("as_of", pa.timestamp("us"))]
 )
 OPENING = pa.schema([("wallet", pa.string()), ("bucket", pa.string()), ("currency", pa.string()), ("balance", pa.decimal128(38, 12))])
 
@@ -276,6 +279,7 @@ def register_book(connection: duckdb.DuckDBPyConnection, book: Book, until: int 
         "currency": book.settings.currency,
         "timezone": str(book.settings.timezone),
         "second_person_above": book.settings.second_person_above,
+        "entry_limit": ENTRY_LIMIT,
         "as_of": now,
     }
     table(connection, "setting", pa.Table.from_pylist([setting], _SETTING))

@@ -10,6 +10,7 @@ from schemas.errors import UsageError
 PLACES = 12
 AMOUNT_SQL = "DECIMAL(38,12)"
 UNIT_PRICE_SQL = "DECIMAL(18,12)"
+ENTRY_LIMIT = Decimal(10) ** 24  # what a person enters lies below, either way: a hundred such add up to what an amount can hold
 
 # 60 digits hold any product of an 18-digit price and a 38-digit quantity; Inexact is trapped so that a result
 # that does not fit raises instead of being bent.
@@ -40,6 +41,13 @@ def amount(value: Decimal) -> Decimal:
     if len(fixed.as_tuple().digits) > 38:
         raise MoneyError(f"{value:f} needs more than 38 digits", "check the unit of this amount")
     return fixed
+
+
+def entered(value: Decimal) -> Decimal:
+    """`value` as an amount that a person may enter; raises MoneyError where the builder would not book it."""
+    if not -ENTRY_LIMIT < value < ENTRY_LIMIT:  # compared as it is: abs() would round it
+        raise MoneyError(f"{value:f} is not below {ENTRY_LIMIT:f}, and sums of it would not fit", "check the unit of this amount")
+    return amount(value)
 
 
 def unit_price(price: Decimal, per: Decimal) -> Decimal:

@@ -224,6 +224,21 @@ def test_an_amount_that_its_kind_does_not_take_is_refused(kind: str, amount: str
     assert event_of(SNAPSHOT, written(amount="-3", reference=None, reason=None), "USD", Instant(NOON)).event == SNAPSHOT
 
 
+def test_what_the_build_would_not_book_is_refused_at_once(home: Home) -> None:
+    """Below 10 to the 24th, either way, is recorded and booked; from there on the command says why, and so does a build that meets one."""
+    limit = 10**24
+    taken, not_taken = [f"{limit - 1}.{'9' * 12}", f"-{limit - 1}"], [f"{limit}", f"-{limit}", f"{limit * 10}", f"{limit * 1000}"]
+    for amount in taken:
+        event_of(ADJUST, written(amount=amount), "USD", Instant(NOON))
+    for amount in not_taken:
+        with pytest.raises(WalletEntryError, match=f"is not below {limit}, and sums of it would not fit"):
+            event_of(ADJUST, written(amount=amount), "USD", Instant(NOON))
+    built(home, [entry(amount, "adjust", amount) for amount in (*taken, *not_taken)])
+    assert proof(home)["adjustments"] == Decimal("0.999999999999")  # of the first
+    told = f"wallet_adjust is not booked: its amount is no decimal of at most 12 places below {limit}.000000000000"
+    assert faults(home) == dict.fromkeys(not_taken, told)
+
+
 def test_a_large_adjustment_needs_a_second_person(home: Home) -> None:
     """Above the book's limit, either way, somebody else must be named; at the limit nobody."""
     write_book(home, book='currency = "USD"\ntimezone = "UTC"\nsecond_person_above = "500"\n')

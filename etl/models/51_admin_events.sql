@@ -10,10 +10,13 @@ with events as (
 ),
 entries as (
     select
-        *,
+        events.*,
         event in ('wallet_topup', 'wallet_adjust', 'wallet_refund', 'wallet_expire', 'wallet_transfer') as moves_money,
-        case when regexp_matches(coalesce(amount_text, ''), '^-?[0-9]{1,24}(\.[0-9]{1,12})?$') then cast(amount_text as decimal(38,12)) end as amount,
-        case when regexp_matches(bonus_text, '^[0-9]{1,24}(\.[0-9]{1,12})?$') then cast(bonus_text as decimal(38,12)) end as bonus,
+        case
+            when regexp_matches(coalesce(amount_text, ''), '^-?[0-9]+(\.[0-9]{1,12})?$') and abs(try_cast(amount_text as decimal(38,12))) < entry_limit
+                then try_cast(amount_text as decimal(38,12))
+        end as amount,
+        case when regexp_matches(bonus_text, '^[0-9]+(\.[0-9]{1,12})?$') then try_cast(bonus_text as decimal(38,12)) end as bonus,
         json_extract_string(facts, '$.wallet') as wallet,
         json_extract_string(facts, '$.bucket') as bucket,
         json_extract_string(facts, '$.second') as second,
@@ -23,7 +26,7 @@ entries as (
         json_extract_string(facts, '$.hold') as names_hold,
         json_extract_string(facts, '$.currency') as stated_currency,
         coalesce(request_id, json_extract_string(facts, '$.request_id')) as about_id
-    from events
+    from events cross join (select entry_limit from setting)
 ),
 named as (
     select about_id, min(request_id) as request_id
@@ -68,7 +71,7 @@ admin_events as (
             when e.event = 'wallet_hold' and (e.held_until is null or e.held_until <= e.at) then 'it does not end after it begins'
             when not e.moves_money and e.event <> 'wallet_hold' then null
             when e.wallet is null or e.bucket is null then 'it names no wallet or no bucket'
-            when e.amount is null then 'its amount is no decimal of at most 12 places'
+            when e.amount is null then 'its amount is no decimal of at most 12 places below ' || s.entry_limit
             when e.bonus is null or e.bonus > greatest(e.amount, 0) then 'its bonus does not lie between zero and its amount'
             when coalesce(e.stated_currency, s.currency) <> s.currency then 'its currency is not that of the book'
             when e.event in ('wallet_transfer', 'wallet_hold') and e.amount <= 0 then 'its amount is not above zero'

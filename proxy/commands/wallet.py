@@ -17,7 +17,7 @@ from schemas.book import Book, load_book
 from schemas.errors import UsageError
 from schemas.home import Home
 from schemas.instants import parse_option, write_instant
-from schemas.money import MoneyError, amount, parse_decimal, plain
+from schemas.money import MoneyError, entered, parse_decimal, plain
 from schemas.records import Event, Instant, JsonText
 
 TOPUP = "wallet_topup"
@@ -126,7 +126,7 @@ def _after(at: Instant, text: str) -> Instant:
 
 def _amount(option: str, text: str) -> Decimal:
     try:
-        return amount(parse_decimal(text))
+        return entered(parse_decimal(text))
     except MoneyError as error:
         raise WalletEntryError(f"--{option} {text}: {error.what}", error.cure) from None
 
