@@ -13,13 +13,27 @@ CURES = {
 }
 CURE = "tokenledger receipt ID tells a request's own id, what it was charged, and which wallet and bucket paid, from any id of it"
 
+# The last: of a refund and a reversal, neither of which is built, the build books the refund, whichever came first.
 _FAULTS = """
+    WITH legs AS (
+        SELECT transaction_id, account, kind, request_id FROM journal
+        UNION ALL SELECT transaction_id, account, kind, request_id FROM closed_leg
+    )
     SELECT fault FROM admin_events WHERE event_id = $event AND fault IS NOT NULL
     UNION ALL
     SELECT fault FROM reversals WHERE event_id = $event AND fault IS NOT NULL
     UNION ALL
     SELECT 'it names a request that is not recorded' FROM admin_events
     WHERE event_id = $event AND fault IS NULL AND about_id IS NOT NULL AND logical_id IS NULL
+    UNION ALL
+    SELECT 'the charge of its request was reversed before'
+    FROM admin_events e
+    JOIN legs c ON c.kind = 'charge' AND c.request_id = e.logical_id AND c.account = 'wallet:' || e.wallet || ':' || e.bucket
+    JOIN reversals r ON c.transaction_id = r.reverses
+    WHERE e.event_id = $event AND e.event = 'wallet_refund' AND e.fault IS NULL AND r.fault = 'the request that it names was refunded'
+        AND NOT EXISTS (
+            FROM legs f WHERE f.kind = 'refund' AND f.request_id = c.request_id AND f.account = c.account AND f.transaction_id <> e.transaction_id
+        )
 """
 
 

@@ -85,3 +85,26 @@ def test_what_was_published_or_closed_is_refunded_or_reversed_once(home: Home, c
     assert wallet(home, "reverse", charge) == 0
     assert wallet(home, "reverse", charge) == 2
     assert "what it names was reversed before" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_what_is_to_be_reversed_is_not_refunded_too(home: Home, capsys: pytest.CaptureFixture[str], closes: bool) -> None:
+    """The reversal was recorded first and is not built yet: the refund is refused, another request's is not, and the reversal is booked."""
+    write_book(home)
+    Archive(home).seal([*call("r1"), *call("r2", NOON + HOUR)])
+    build(home)
+    if closes:
+        assert close(home, parse_instant("2026-11-02T06:00:00Z")).closed == ("2026-10",)
+    charge = one(home, "SELECT transaction_id FROM journal WHERE request_id = 'r1' AND account LIKE 'wallet:%'")["transaction_id"]
+    assert wallet(home, "reverse", charge) == 0
+    before = recorded(home)
+    assert refund(home, "r1", "0.0001") == 2
+    assert "would not be booked: the charge of its request was reversed before" in capsys.readouterr().err
+    assert recorded(home) == before
+    assert refund(home, "r2", "0.0001") == 0
+    build(home)
+    assert one(home, "SELECT sum(reversals) AS reversals, sum(refunds) AS refunds FROM balance_proof") == {
+        "reversals": Decimal(CHARGE),
+        "refunds": Decimal("0.0001"),
+    }
+    assert one(home, "SELECT count(*) AS faults FROM data_quality WHERE kind = 'faulty_entry'")["faults"] == 0
