@@ -288,6 +288,9 @@ def test_a_key_is_registered_by_fingerprint_only(home: Home) -> None:
     for stdin in ("", "  \n", "two words"):
         refused = tokenledger(home, "key", "add", "--id", "k2", *facts[2:], stdin=stdin)
         assert (refused.returncode, refused.stdout) == (2, "")
+    revoked = json.loads(tokenledger(home, "key", "revoke", "--id", "k1", "--json").stdout)
+    assert revoked["id"] == "k1"
+    assert f"to = {revoked['to']}\n" in (home.book / "keys.toml").read_text()
 
 
 def test_rates_check_names_file_line_and_cure(home: Home) -> None:

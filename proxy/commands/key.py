@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from schemas.errors import UsageError
 from schemas.fingerprint import fingerprint, home_key
 from schemas.home import Home
+from schemas.instants import write_instant
 from schemas.keybook import append_key, revoke_key, rotate_key
 from schemas.registry import Key
 
@@ -78,8 +79,10 @@ def rotate(home: Home, key_id: str, as_json: bool) -> None:
 
 @click.command()
 @click.option("--id", "key_id", required=True, help="The key that ends.")
+@click.option("--json", "as_json", is_flag=True, help="Id and the instant it ends at as JSON.")
 @click.pass_obj
-def revoke(home: Home, key_id: str) -> None:
+def revoke(home: Home, key_id: str, as_json: bool) -> None:
     """End a key now. Its row stays, and what it did stays its own."""
-    revoke_key(home.book / FILE, key_id, time.time_ns() // 1000)
-    click.echo(f"revoked {key_id}")
+    now = time.time_ns() // 1000
+    revoke_key(home.book / FILE, key_id, now)
+    click.echo(orjson.dumps({"id": key_id, "to": write_instant(now)}) if as_json else f"revoked {key_id}")
