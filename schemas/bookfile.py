@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import json
 import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from schemas.errors import UsageError
@@ -52,11 +54,28 @@ class RefusedError(ValueError):
 
 def shown(field: str, value: object, unknown: bool = False) -> str:
     """A value as an error may show it: on one line, short, and never a whole secret."""
-    text = str(value).lower() if isinstance(value, bool) else str(value)
+    text = value if isinstance(value, str) else _written(value)
     secret = unknown or field in _GUARDED or "sk-" in text or "@" in text
     plain = text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
     limit = 4 if secret else 60
     return plain if len(plain) <= limit else plain[:limit] + "…"
+
+
+def _written(value: object) -> str:
+    """What a TOML file says where it has this value."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case str():
+            return json.dumps(value, ensure_ascii=False)
+        case datetime():
+            text = value.isoformat()
+            return f"{text.removesuffix('+00:00')}Z" if text.endswith("+00:00") else text
+        case tuple():
+            return f"[{', '.join(_written(item) for item in value)}]"
+        case dict():
+            return f"{{ {', '.join(f'{name} = {_written(item)}' for name, item in value.items())} }}"
+    return str(value)
 
 
 def closest(name: str, known: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from schemas.bookfile import CsvRow, Problem, RefusedError, shown
-from schemas.instants import InstantError, parse_instant, write_instant
+from schemas.instants import InstantError, parse_instant
 from schemas.money import MoneyError, parse_decimal
 from schemas.records import Instant
 
@@ -103,29 +103,32 @@ def ends_after_it_begins(file: str, row: CsvRow, begin: int, end: int | None, pr
     return False
 
 
-def resolve(file: str, rows: Sequence[Row], problems: list[Problem]) -> tuple[Row, ...]:
-    """The rows in file order, each open end set to where the next row of the same key begins.
+def resolve(file: str, rows: Sequence[Row], lines: Iterable[CsvRow], problems: list[Problem]) -> tuple[Row, ...]:
+    """The rows in file order, each open end set to where the next row of the same key begins; `lines` has them as they were written.
 
     Two rows of one key that begin together, or a written end beyond the next beginning, are problems.
     """
     resolved = {row.line: row for row in rows}
+    written = {line.line: line.cells for line in lines}
     for history in grouped(rows, lambda row: row.key):
         history.sort(key=lambda row: (row.effective_from, row.line))
         for row, following in pairwise(history):
             one, other = sorted((row.line, following.line))
-            begin = write_instant(following.effective_from)
+            begin = written[following.line]["effective_from"]
             if row.effective_from == following.effective_from:
                 what, cure = (
                     f"begins when line {one} does, for the same thing",
                     "remove one of the two, or give the later one its own beginning",
                 )
-                problems.append(Problem(file, other, "effective_from", begin, what, cure))
+                problems.append(Problem(file, other, "effective_from", written[other]["effective_from"], what, cure))
             elif row.effective_to is None:
                 resolved[row.line] = row.model_copy(update={"effective_to": following.effective_from})
             elif row.effective_to > following.effective_from:
-                what = f"overlaps line {one}: line {row.line} ends {write_instant(row.effective_to)}, line {following.line} begins {begin}"
+                what = (
+                    f"overlaps line {one}: line {row.line} ends {written[row.line]['effective_to']}, line {following.line} begins {begin}"
+                )
                 cure = f"end line {row.line} at {begin} or before, or leave its effective_to empty"
-                problems.append(Problem(file, other, "effective_from", write_instant(resolved[other].effective_from), what, cure))
+                problems.append(Problem(file, other, "effective_from", written[other]["effective_from"], what, cure))
     return tuple(resolved[row.line] for row in rows)
 
 

@@ -58,7 +58,7 @@ def fx_of(file: str, content: bytes, currency: str, problems: list[Problem]) -> 
     rows, faults = read_csv(file, content, COLUMNS)
     problems.extend(faults)
     found = [fx for row in rows if (fx := _fx(file, row, currency, problems)) is not None]
-    return resolve(file, found, problems)
+    return resolve(file, found, rows, problems)
 
 
 def _fx(file: str, row: CsvRow, currency: str, problems: list[Problem]) -> Fx | None:

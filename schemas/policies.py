@@ -95,7 +95,7 @@ def policies_of(file: str, content: bytes, channels: frozenset[str], problems: l
     before = len(problems)
     problems.extend(faults)
     policies = [policy for row in rows if (policy := _policy(file, row, channels, problems)) is not None]
-    resolved = resolve(file, policies, problems)
+    resolved = resolve(file, policies, rows, problems)
     # A row that was refused would be told a second time as one that is missing.
     if len(problems) == before:
         problems.extend(_holes(file, resolved, channels))

@@ -266,7 +266,7 @@ def rates_of(file: str, content: bytes, channels: frozenset[str], currencies: Se
     problems.extend(faults)
     rates = [rate for row in rows if (rate := _rate(file, row, channels, currencies, problems)) is not None]
     before = len(problems)
-    resolved = resolve(file, rates, problems)
+    resolved = resolve(file, rates, rows, problems)
     # An overlap within one key would be told a second time as a tie.
     if len(problems) == before:
         problems.extend(_ties(file, resolved))

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
 from schemas.bookfile import Path, Problem, RefusedError, TomlFile, closest, shown
-from schemas.instants import InstantError, from_datetime, parse_instant, write_instant
+from schemas.instants import InstantError, from_datetime, parse_instant
 from schemas.money import MoneyError, amount, parse_decimal
 from schemas.records import Instant
 
@@ -458,7 +458,8 @@ def keys_of(source: TomlFile, problems: list[Problem]) -> tuple[Key, ...]:
         rows[n] = key
         histories.setdefault(key.id, []).append(n)
         if key.valid_to is not None and (key.valid_from or 0) >= key.valid_to:
-            written = write_instant(key.valid_to)
+            table = source.data["key"][n]
+            written = shown("to", table.get("to", table.get("valid_to")))
             problems.append(
                 Problem(
                     source.file,

@@ -123,7 +123,7 @@ def terms_of(file: str, content: bytes, channels: frozenset[str], problems: list
     rows, faults = read_csv(file, content, COLUMNS, OPTIONAL)
     problems.extend(faults)
     terms = [term for row in rows if (term := _of(file, row, channels, problems)) is not None]
-    resolved = resolve(file, terms, problems)
+    resolved = resolve(file, terms, rows, problems)
     problems.extend(_pools(file, resolved))
     return resolved
 
@@ -205,7 +205,7 @@ def inexact(file: str, terms: Iterable[Term], rates_file: str, rates: Iterable[R
                     f"write the multiplied price in rates.csv and here a multiplier of 1 for {rate.channel} {rate.model} {rate.meter}, "
                     "or round the multiplier as the contract does"
                 )
-                yield Problem(file, term.line, "value", shown("value", plain(term.value)), what, cure)
+                yield Problem(file, term.line, "value", shown("value", f"{term.value:f}"), what, cure)
 
 
 def _meets(term: Term, rate: Rate) -> bool:
