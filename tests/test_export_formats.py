@@ -25,7 +25,7 @@ from etl.export.focus_check import VERSIONS, check
 from etl.export.month import FORMATS, export, focus_format
 from schemas.home import Home
 from schemas.instants import parse_instant
-from schemas.records import Record
+from schemas.records import Event, Record
 from tests.rawdata import (
     BOOK,
     DAY,
@@ -343,6 +343,105 @@ def test_focus_adds_up_with_the_balance_proof(home: Home) -> None:
     assert by_category == {"Usage", "Purchase", "Credit", "Adjustment"}
     rounding = [line for line in lines if line["ChargeDescription"] == "rounding by routed"]
     assert [line["EffectiveCost"] for line in rounding] == ["0.000010000000"], "0.0001 less 0.00009"
+
+
+# Of each reversal what it is told as, whether it corrects a closed month, and quantity, billed, effective, contracted and list cost.
+REVERSALS = {
+    OCTOBER: [
+        # 100 with 20 of them given, typed by mistake: 20 were not given, 80 not paid
+        ("Credit", "reversal of credit given", "", "", "0", "20", "0", "0"),
+        ("Purchase", "reversal of credit bought", "", "-1", "-80", "0", "-80", "-80"),
+        ("Adjustment", "reversal of credit lapsed", "", "", "0", "-0.25", "0", "0"),
+    ],
+    NOVEMBER: [
+        # 1000 x 0.15 / 10^6 + 500 x 0.60 / 10^6, paid by credit that was bought: nothing of it was billed
+        ("Adjustment", "reversal of usage", "Correction", "", "0", "-0.00045", "-0.00045", "-0.00045"),
+        ("Credit", "reversal of refund", "Correction", "", "0", "0.0001", "0", "0"),
+        # 1000 x 0.03 / 10^6 + 500 x 0.12 / 10^6 = 0.00009, rounded to 0.0001; the list price is 0.00045; nothing was paid before
+        ("Adjustment", "reversal of usage", "", "", "-0.0001", "-0.0001", "-0.0001", "-0.00045"),
+        ("Adjustment", "reversal of adjustment", "", "", "-0.5", "-0.5", "-0.5", "-0.5"),
+    ],
+}
+
+
+def test_focus_has_a_row_against_what_was_reversed(tmp_path: Path) -> None:
+    """Each kind of entry reversed, in its month and after its close: the row is the negative of what stood there, and the proof agrees."""
+    home = Home(tmp_path)
+    write_book(home, channels=ROUNDED)
+    archive = Archive(home)
+    who = {"actor": ADMIN, "reason": "wrong", "reference": "w"}
+
+    def reverse(at: int, select: str) -> Event:
+        name = _ledger(home, f"SELECT transaction_id FROM journal WHERE account LIKE 'wallet:%' AND {select}")
+        return event(f"back-{name}", "wallet_reverse", at, transaction=name, **who)
+
+    archive.seal(
+        [
+            topup("t1", "10", bonus="1"),
+            topup("oops", "100", bonus="20"),
+            *call("r1"),
+            *call("r2", NOON + HOUR),
+            event("x1", "wallet_expire", NOON, **who, **MONEY, amount="0.25"),
+            event("a1", "wallet_refund", NOON + DAY, **who, **MONEY, request_id="r2", amount="0.0001"),
+        ]
+    )
+    build(home)
+    archive.seal([reverse(NOON + 2 * DAY, "amount = 100"), reverse(NOON + 3 * DAY, "kind = 'expiry'")])
+    assert close(home, MORNING).closed == (OCTOBER,)
+    archive.seal(
+        [
+            request("n1", MORNING),
+            attempt("n1", at=MORNING, channel="routed"),
+            response("n1", at=MORNING + SECOND, usage=usage(1000, 500)),
+            event("c1", "wallet_adjust", MORNING, **who, **MONEY | {"bucket": "routed_balance"}, amount="-0.5"),
+        ]
+    )
+    build(home)
+    asked = ("request_id = 'r1'", "kind = 'refund'", "request_id = 'n1'", "kind = 'adjustment'")
+    archive.seal([reverse(MORNING + hour * HOUR, select) for hour, select in enumerate(asked, 1)])
+    build(home)
+    for period, expected in REVERSALS.items():
+        for version in VERSIONS:
+            path = tmp_path / f"{period}.{version}"
+            manifest = export(home, "focus", period, path, chosen=focus_format(version))
+            assert list(check(path, version)) == []
+        lines = _focus(path)
+        told = [line for line in lines if line["ChargeDescription"].startswith("reversal of ")]
+        names = ("BilledCost", "EffectiveCost", "ContractedCost", "ListCost")
+        assert [
+            (
+                line["ChargeCategory"],
+                line["ChargeDescription"],
+                line["ChargeClass"],
+                line["PricingQuantity"],
+                *(Decimal(line[n]) for n in names),
+            )
+            for line in told
+        ] == [(*row[:4], *map(Decimal, row[4:])) for row in expected]
+        for name in names:
+            assert _total([line[name] for line in lines]) == Decimal(str(manifest.control["USD"][name]))
+        # what is bought is no cost until it is used, and so its reversal is none: the proof has the 80 among its reversals
+        (proof,) = rows(
+            home,
+            "SELECT sum(charges + expiries - bonuses - adjustments - refunds - reversals) AS cost "
+            f"FROM balance_proof WHERE period = '{period}'",
+        )
+        assert _total([line["EffectiveCost"] for line in lines]) == proof["cost"] - (80 if period == OCTOBER else 0)
+    assert _total([line["BilledCost"] for line in _focus(tmp_path / f"{OCTOBER}.1.4")]) == 9
+
+
+def test_focus_bills_what_a_reversed_top_up_did_not_pay(tmp_path: Path) -> None:
+    """The only top-up was a mistake: nothing was paid up front, and the call's 0.00045 is to be paid."""
+    home = Home(tmp_path)
+    write_book(home)
+    archive = Archive(home)
+    archive.seal([topup("oops", "100"), *call("r1")])
+    build(home)
+    name = _ledger(home, "SELECT DISTINCT transaction_id FROM journal WHERE kind = 'topup'")
+    archive.seal([event("v", "wallet_reverse", NOON + DAY, actor=ADMIN, reason="r", reference="x", transaction=name)])
+    build(home)
+    export(home, "focus", OCTOBER, tmp_path / "m.focus")
+    assert _total([line["BilledCost"] for line in _focus(tmp_path / "m.focus")]) == Decimal("0.00045")
 
 
 # ---- OTLP ----
