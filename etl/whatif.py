@@ -23,7 +23,7 @@ from etl.published import open_ledger, require_period
 from etl.reconcile.pricing import Pricer
 from etl.reconcile.records import ZERO, Try
 from etl.reconcile.step import read_requests
-from etl.table import jsonable, render
+from etl.table import UNKNOWN, jsonable, render
 from schemas.book import Book, load_book
 from schemas.bookfile import BookError
 from schemas.errors import UsageError
@@ -46,9 +46,10 @@ class Shown:
         """Rows for machines; money as text."""
         return [dict(zip(self.columns, map(jsonable, row), strict=True)) for row in self.rows]
 
-    def total(self, column: str) -> Decimal:
-        """The sum of a column of amounts."""
-        return sum((row[self.columns.index(column)] for row in self.rows), Decimal(0))
+    def total(self, column: str) -> str:
+        """The sum of what is known in a column of amounts, as a text."""
+        found = _sum([row[self.columns.index(column)] for row in self.rows])
+        return UNKNOWN if found is None else plain(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +74,20 @@ class WhatIf:
         """The page."""
         blocks = [f"{self.period}; nothing real was changed"]
         if self.channels is not None:
-            booked, then = self.channels.total("booked"), self.channels.total("what_if")
+            booked, then, difference = map(self.channels.total, ("booked", "what_if", "difference"))
             blocks.append("By route and channel\n" + render(self.channels.columns, self.channels.rows))
-            blocks.append(f"booked {plain(booked)}, what if {plain(then)}, difference {plain(then - booked)}")
+            blocks.append(f"booked {booked}, what if {then}, difference {difference}")
+            blocks.append(_CHANNELS_NOTE)
         if self.moved is not None:
-            booked, then = self.moved.total("booked"), self.moved.total("on_route")
+            booked, then, saved = map(self.moved.total, ("booked", "on_route", "saved"))
             blocks.append(f"As if sent to the route {self.route} at once\n" + render(self.moved.columns, self.moved.rows))
-            blocks.append(f"booked {plain(booked)}, on the route {self.route} {plain(then)}, saved by not taking it {plain(then - booked)}")
+            blocks.append(f"booked {booked}, on the route {self.route} {then}, saved by not taking it {saved}")
             blocks.append(_MOVED_NOTE)
         return "\n\n".join(blocks)
 
 
+_CHANNELS_NOTE = """booked, failed_cost and what_if are sums of what is known. difference is that of the tries whose charge is known both times; list_price and
+saved leave out the tries that are not_compared: their charge is not known, or their request ended ok and its charge or list price is not."""
 _MOVED_NOTE = """Requests are listed by the channel tried first. Compared are those that ended ok, whose charge is known and for which the route has a
 channel and a price; of the others stands what was booked. The usage is that of the try that served, in one try without failure. saved is price_saved less failed_cost.
 added_ms passed before the serving try began. Free allowances of the other route are not counted."""
@@ -174,10 +178,13 @@ def _moved(connection: duckdb.DuckDBPyConnection, book: Book, period: str, route
         rows.append(
             (
                 *(first, len(own), len(known), len(own) - len(known)),
-                amount(sum((row[4] or ZERO for row in own if row[0] not in compared), ZERO)),
+                _sum([row[4] for row in own if row[0] not in compared]),
                 len(failed),
                 *(sum(row[place] or 0 for row in own if row[0] in compared) for place in (5, 6)),
-                *(amount(value) for value in (booked, failed_cost, on_route, on_route - booked + failed_cost, on_route - booked)),
+                *(
+                    amount(value) if known else None
+                    for value in (booked, failed_cost, on_route, on_route - booked + failed_cost, on_route - booked)
+                ),
                 sum(r.main.started_at - min(t.started_at for t in r.tries) for r, _, _ in known) // 1000,
                 _median(sorted(row[7] for row in own if row[0] in compared and row[7] is not None)),
                 _median(taken),
@@ -196,35 +203,49 @@ def _target(book: Book, api_model: str | None, one: Try | None, route: str) -> t
     return (default.name, one.model) if default and default.route == route and one and one.model else None
 
 
+def _sum(values: Sequence[Decimal | None]) -> Decimal | None:
+    """What is known of these amounts; null where there are some and none is known, for that is not zero."""
+    known = [value for value in values if value is not None]
+    return amount(sum(known, ZERO)) if known or not values else None
+
+
 def _median(values: Sequence[int]) -> int | None:
     """The lower median."""
     return values[(len(values) - 1) // 2] if values else None
 
 
-# Per channel tried. saved: list price less what was booked, over the requests that it served, less what its failures cost.
+# Per channel tried. saved: list price less what was booked, over the requests that it served, less what its failures cost. A sum of
+# which no part is known is null; what did not happen cost nothing.
 _COMPARED = """
-    WITH month AS (SELECT request_id, served_channel, list_charge, final_charge, status, fallback_latency_ms FROM ledger WHERE period = $period),
+    WITH month AS (SELECT request_id, served_channel, list_charge, savings, status FROM ledger WHERE period = $period),
     tries AS (
-        SELECT a.channel, a.request_id, a.ordinal, a.status, a.reason, a.charged, m.list_charge, m.status AS ended, m.served_channel,
+        SELECT a.channel, a.request_id, a.ordinal, a.reason, a.charged, m.list_charge, a.status <> 'ok' AS is_failed,
+            a.status = 'ok' AND a.channel IS NOT DISTINCT FROM m.served_channel AS is_served,
+            a.charged IS NOT NULL AND (m.status <> 'ok' OR m.savings IS NOT NULL) AS is_compared,
             CASE WHEN a.ended_at >= a.started_at THEN date_diff('microsecond', a.started_at, a.ended_at) // 1000 END AS took_ms
         FROM attempts a JOIN month m USING (request_id)
     ),
-    then_tries AS (SELECT request_id, ordinal, charged FROM other.attempts)
-    SELECT
-        coalesce(r.route, 'unknown') AS route, t.channel, count(*) AS tries,
-        count(*) FILTER (WHERE t.status <> 'ok') AS failed,
-        count(*) FILTER (WHERE t.reason IN ('client_retry', 'retry')) AS retries,
-        coalesce(sum(t.took_ms) FILTER (WHERE t.status <> 'ok'), 0)::BIGINT AS failed_ms,
-        coalesce(sum(t.charged), 0)::DECIMAL(38,12) AS booked,
-        coalesce(sum(t.charged) FILTER (WHERE t.status <> 'ok'), 0)::DECIMAL(38,12) AS failed_cost,
-        coalesce(sum(t.list_charge) FILTER (WHERE t.status = 'ok' AND t.channel = t.served_channel), 0)::DECIMAL(38,12) AS list_price,
-        (coalesce(sum(t.list_charge) FILTER (WHERE t.status = 'ok' AND t.channel = t.served_channel), 0) - coalesce(sum(t.charged), 0))
-            ::DECIMAL(38,12) AS saved,
-        coalesce(sum(o.charged), 0)::DECIMAL(38,12) AS what_if,
-        (coalesce(sum(o.charged), 0) - coalesce(sum(t.charged), 0))::DECIMAL(38,12) AS difference,
-        count(*) FILTER (WHERE o.charged IS NULL) AS what_if_unknown
-    FROM tries t
-    LEFT JOIN book_route r ON t.channel = r.channel
-    LEFT JOIN then_tries o ON t.request_id = o.request_id AND t.ordinal = o.ordinal
-    GROUP BY ALL ORDER BY ALL
+    then_tries AS (SELECT request_id, ordinal, charged FROM other.attempts),
+    sums AS (
+        SELECT
+            coalesce(r.route, 'unknown') AS route, t.channel, count(*) AS tries,
+            count(*) FILTER (WHERE is_failed) AS failed,
+            count(*) FILTER (WHERE t.reason IN ('client_retry', 'retry')) AS retries,
+            CASE WHEN failed = 0 THEN 0 ELSE sum(t.took_ms) FILTER (WHERE is_failed) END::BIGINT AS failed_ms,
+            sum(t.charged)::DECIMAL(38,12) AS booked,
+            count(*) FILTER (WHERE t.charged IS NULL) AS booked_unknown,
+            CASE WHEN failed = 0 THEN 0 ELSE sum(t.charged) FILTER (WHERE is_failed) END::DECIMAL(38,12) AS failed_cost,
+            CASE WHEN count(*) FILTER (WHERE is_served) = 0 THEN 0 ELSE sum(t.list_charge) FILTER (WHERE is_served AND is_compared) END
+                ::DECIMAL(38,12) AS list_price,
+            (list_price - sum(t.charged) FILTER (WHERE is_compared))::DECIMAL(38,12) AS saved,
+            count(*) FILTER (WHERE NOT is_compared) AS not_compared,
+            sum(o.charged)::DECIMAL(38,12) AS what_if,
+            sum(o.charged - t.charged)::DECIMAL(38,12) AS difference,
+            count(*) FILTER (WHERE o.charged IS NULL) AS what_if_unknown
+        FROM tries t
+        LEFT JOIN book_route r ON t.channel = r.channel
+        LEFT JOIN then_tries o ON t.request_id = o.request_id AND t.ordinal = o.ordinal
+        GROUP BY r.route, t.channel
+    )
+    SELECT * FROM sums ORDER BY ALL
 """

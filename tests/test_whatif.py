@@ -9,7 +9,7 @@ import pytest
 
 from schemas.home import Home
 from schemas.records import Record
-from tests.rawdata import BOOK, NOON, SECOND, attempt, broken, built, request, response, terms, usage
+from tests.rawdata import BOOK, NOON, SECOND, attempt, broken, built, more_rates, request, response, terms, usage
 from tokenledger import run
 
 
@@ -80,10 +80,51 @@ def test_what_the_routed_channel_really_saved(home: Home, capsys: pytest.Capture
     assert (moved["price_saved"], moved["failed_cost"], moved["saved"]) == ("0.000720000000", "0.000007200000", "0.000712800000")
     assert (moved["added_ms"], moved["p50_ms"], moved["route_p50_ms"]) == (3000, 3000, 3000)
     assert home.ledger_file.read_bytes() == before
-    # nothing of the model goes to a pool: nothing is compared
+    # nothing of the model goes to a pool: nothing is compared, and of that nothing no sum is known
     assert run(["whatif", "--period", "2026-10", "--route", "pool", "--home", str(home.root)]) == 0
-    assert "booked 0.000000000000, on the route pool 0.000000000000" in capsys.readouterr().out
+    assert "booked unknown, on the route pool unknown, saved by not taking it unknown" in capsys.readouterr().out
     assert "channels" not in page
+
+
+def test_what_is_not_known_is_no_saving(home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each reply has 1000 + 500 tokens, on routed 0.00003 + 0.00006 = 0.00009 where it has a price.
+
+    known    routed, list price 0.00045: 0.00036 saved
+    plain    routed, 0.00009 and no list price: nobody knows what it saved
+    mystery  routed without any price; the other rate file has one, but against what was booked nothing is compared
+    dark     official without any price: nothing is known there at all
+    """
+    tried = {
+        "known": ("openai/gpt-4o-mini", "routed"),
+        "plain": ("plain", "routed"),
+        "mystery": ("mystery", "routed"),
+        "dark": ("mystery", "official"),
+    }
+    records: list[Record] = []
+    for n, (name, (model, channel)) in enumerate(tried.items()):
+        at = NOON + n * 600 * SECOND
+        records += [request(name, at, match_sha256=f"{name:m<64}"[:64]), attempt(name, 1, at, channel=channel, sent_model=model)]
+        records += [response(name, 1, at + SECOND, usage=usage(1000, 500), served_model=model)]
+    priced = more_rates("routed plain input 0.03", "routed plain output 0.12")
+    built(home, records, rates=priced)
+    other = tmp_path / "other.csv"
+    other.write_text(more_rates(*(f"routed {model} {price}" for model in ("plain", "mystery") for price in ("input 0.03", "output 0.12"))))
+    command = ["whatif", "--period", "2026-10", "--rates", str(other), "--home", str(home.root)]
+    assert run([*command, "--json"]) == 0
+    channels = {row["channel"]: row for row in plain_json.loads(capsys.readouterr().out)["channels"]}
+    routed, official = channels["routed"], channels["official"]
+    assert (routed["booked"], routed["booked_unknown"], routed["failed_cost"]) == ("0.000180000000", 1, "0.000000000000")
+    assert (routed["list_price"], routed["saved"], routed["not_compared"]) == ("0.000450000000", "0.000360000000", 2)
+    assert (routed["what_if"], routed["what_if_unknown"], routed["difference"]) == ("0.000270000000", 0, "0.000000000000")
+    assert [official[name] for name in ("booked", "list_price", "saved", "what_if", "difference")] == [None] * 5
+    assert [official[name] for name in ("tries", "booked_unknown", "not_compared", "what_if_unknown")] == [1] * 4
+    assert run(command) == 0
+    told = capsys.readouterr().out
+    assert "booked 0.000180000000, what if 0.000270000000, difference 0.000000000000\n" in told
+    assert "leave out the tries that are not_compared" in told
+    assert run(["whatif", "--period", "2026-10", "--route", "official", "--home", str(home.root), "--json"]) == 0
+    (moved,) = plain_json.loads(capsys.readouterr().out)["moved"]
+    assert (moved["compared"], moved["not_known"], moved["not_known_booked"]) == (2, 2, None)
 
 
 def test_the_terms_of_the_other_route_hold_there(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
