@@ -55,13 +55,13 @@ CHOSEN = """
 """
 # What is added up of requests, wherever they are grouped. A charge that is not known is counted, never summed as zero.
 SUMS = """count(*) AS requests, sum(input_tokens)::BIGINT AS input_tokens, sum(output_tokens)::BIGINT AS output_tokens,
-    coalesce(sum(final_charge), 0)::DECIMAL(38,12) AS charged, count(*) FILTER (WHERE final_charge IS NULL) AS charge_unknown"""
+    sum(final_charge)::DECIMAL(38,12) AS charged, count(*) FILTER (WHERE final_charge IS NULL) AS charge_unknown"""
 
 
 def _spend(key: str, title: str, /, **names: str) -> Part:
     """What was spent by one name or several; each is given as the column's name and what it is taken from."""
     chosen = ", ".join(f"{source} AS {name}" for name, source in names.items())
-    sql = f"SELECT {chosen}, {SUMS} FROM chosen GROUP BY ALL ORDER BY charged DESC, requests DESC, {', '.join(names)}"
+    sql = f"SELECT {chosen}, {SUMS} FROM chosen GROUP BY ALL ORDER BY charged DESC NULLS LAST, requests DESC, {', '.join(names)}"
     return Part(key, title, sql, "nothing was spent")
 
 
@@ -141,8 +141,8 @@ PARTS: tuple[Part, ...] = (
     Part(
         "savings",
         "Against list prices",
-        """SELECT coalesce(route, 'none') AS route, count(*) AS requests, coalesce(sum(list_charge), 0)::DECIMAL(38,12) AS list_price,
-            coalesce(sum(final_charge), 0)::DECIMAL(38,12) AS charged, coalesce(sum(savings), 0)::DECIMAL(38,12) AS saved
+        """SELECT coalesce(route, 'none') AS route, count(*) AS requests, sum(list_charge)::DECIMAL(38,12) AS list_price,
+            sum(final_charge)::DECIMAL(38,12) AS charged, sum(savings)::DECIMAL(38,12) AS saved
         FROM chosen WHERE savings IS NOT NULL GROUP BY ALL ORDER BY saved DESC, route""",
         "no request ended ok with both prices known",
         "Requests that ended ok and whose charge and list price are both known; failed tries before them are in what was charged.",
@@ -150,16 +150,16 @@ PARTS: tuple[Part, ...] = (
     Part(
         "failures",
         "What did not end ok",
-        f"SELECT status, outcome, {SUMS} FROM chosen WHERE status <> 'ok' GROUP BY ALL ORDER BY charged DESC, requests DESC, status, outcome",
+        f"SELECT status, outcome, {SUMS} FROM chosen WHERE status <> 'ok' GROUP BY ALL ORDER BY charged DESC NULLS LAST, requests DESC, status, outcome",
         "every request ended well",
     ),
     Part(
         "failed_tries",
         "Tries that failed",
-        """SELECT a.channel, a.outcome, c.status AS request_ended, count(*) AS tries, coalesce(sum(a.charged), 0)::DECIMAL(38,12) AS charged,
+        """SELECT a.channel, a.outcome, c.status AS request_ended, count(*) AS tries, sum(a.charged)::DECIMAL(38,12) AS charged,
             count(*) FILTER (WHERE a.charged IS NULL) AS charge_unknown
         FROM attempts a JOIN chosen c ON a.request_id = c.request_id WHERE a.status <> 'ok'
-        GROUP BY ALL ORDER BY charged DESC, tries DESC, channel, outcome, request_ended""",
+        GROUP BY ALL ORDER BY charged DESC NULLS LAST, tries DESC, channel, outcome, request_ended""",
         "no try failed",
         "Each try by its own end, also those before a retry or a fallback that worked.",
     ),
@@ -167,7 +167,7 @@ PARTS: tuple[Part, ...] = (
         "fallbacks",
         "Fallbacks",
         """SELECT primary_channel, backup_channel, count(*) AS requests, count(*) FILTER (WHERE status = 'ok') AS saved_by_it,
-            coalesce(sum(leakage), 0)::DECIMAL(38,12) AS paid_for_failed_tries, coalesce(sum(final_charge), 0)::DECIMAL(38,12) AS charged,
+            sum(leakage)::DECIMAL(38,12) AS paid_for_failed_tries, sum(final_charge)::DECIMAL(38,12) AS charged,
             max(fallback_latency_ms) AS longest_added_ms
         FROM chosen WHERE fallback_count > 0 GROUP BY ALL ORDER BY requests DESC, primary_channel, backup_channel""",
         "no request fell back",
@@ -181,18 +181,19 @@ PARTS: tuple[Part, ...] = (
     Part(
         "top_runs",
         "Dearest runs",
-        f"SELECT run_id, {SUMS} FROM chosen WHERE run_id IS NOT NULL GROUP BY run_id ORDER BY charged DESC, run_id LIMIT 10",
+        f"SELECT run_id, {SUMS} FROM chosen WHERE run_id IS NOT NULL GROUP BY run_id ORDER BY charged DESC NULLS LAST, run_id LIMIT 10",
         "no request named a run",
     ),
     Part(
         "movers",
         "What changed most, by model",
-        """SELECT coalesce(n.model, b.model) AS model, coalesce(b.charged, 0)::DECIMAL(38,12) AS month_before,
-            coalesce(n.charged, 0)::DECIMAL(38,12) AS this_month, (coalesce(n.charged, 0) - coalesce(b.charged, 0))::DECIMAL(38,12) AS change
+        """SELECT coalesce(n.model, b.model) AS model, (CASE WHEN b.model IS NULL THEN 0 ELSE b.charged END)::DECIMAL(38,12) AS month_before,
+            (CASE WHEN n.model IS NULL THEN 0 ELSE n.charged END)::DECIMAL(38,12) AS this_month,
+            (this_month - month_before)::DECIMAL(38,12) AS change
         FROM (SELECT coalesce(public_model, api_model, 'none') AS model, sum(final_charge)::DECIMAL(38,12) AS charged FROM chosen GROUP BY 1) n
         FULL JOIN (SELECT coalesce(public_model, api_model, 'none') AS model, sum(final_charge)::DECIMAL(38,12) AS charged FROM before GROUP BY 1) b
             ON n.model = b.model
-        ORDER BY abs(change) DESC, model LIMIT 10""",
+        ORDER BY abs(change) DESC NULLS LAST, model LIMIT 10""",
         "nothing was spent in either month",
     ),
     Part(
@@ -213,6 +214,12 @@ PARTS: tuple[Part, ...] = (
     ),
 )
 
+
+def _sum(column: str, requests: str = "true") -> str:
+    """What is known of a column: nothing where there are no such requests, null where there are some and it is known of none."""
+    return f"CASE WHEN count(*) FILTER (WHERE {requests}) = 0 THEN 0 ELSE sum({column}) END"
+
+
 # The figures set beside those of the month before, each an aggregate over the chosen rows; `month_begins` is the first instant of theirs.
 FIGURES: tuple[tuple[str, str], ...] = (
     ("requests", "count(*)"),
@@ -221,12 +228,12 @@ FIGURES: tuple[tuple[str, str], ...] = (
     ("tries", "coalesce(sum(attempt_count), 0)::BIGINT"),
     ("retries", "coalesce(sum(retry_count), 0)::BIGINT"),
     ("fallbacks", "coalesce(sum(fallback_count), 0)::BIGINT"),
-    ("input tokens", "coalesce(sum(input_tokens), 0)::BIGINT"),
-    ("output tokens", "coalesce(sum(output_tokens), 0)::BIGINT"),
-    ("charged", "coalesce(sum(final_charge), 0)::DECIMAL(38,12)"),
+    ("input tokens", _sum("input_tokens") + "::BIGINT"),
+    ("output tokens", _sum("output_tokens") + "::BIGINT"),
+    ("charged", _sum("final_charge") + "::DECIMAL(38,12)"),
     ("requests whose charge is not known", "count(*) FILTER (WHERE final_charge IS NULL)"),
-    ("paid for failed tries", "coalesce(sum(leakage), 0)::DECIMAL(38,12)"),
-    ("saved against list prices", "coalesce(sum(savings), 0)::DECIMAL(38,12)"),
+    ("paid for failed tries", _sum("leakage") + "::DECIMAL(38,12)"),
+    ("saved against list prices", _sum("savings", "status = 'ok'") + "::DECIMAL(38,12)"),
     ("reported by vendors", "sum(vendor_charge)::DECIMAL(38,12)"),
     ("which is more than booked by", "sum(vendor_difference)::DECIMAL(38,12)"),
 )
@@ -370,5 +377,11 @@ def _answer(connection: duckdb.DuckDBPyConnection, part: Part, asked: dict[str, 
     columns = tuple(column[0] for column in cursor.description or ())
     rows = tuple(cursor.fetchall())
     shown, others = rows[: part.most], rows[part.most :]
-    rest = tuple(sum(row[i] or 0 for row in others) if name in ADDS else None for i, name in enumerate(columns)) if others else None
+    rest = tuple(_added([row[i] for row in others]) if name in ADDS else None for i, name in enumerate(columns)) if others else None
     return Answer(part, columns, shown, len(others), rest)
+
+
+def _added(values: Sequence[Any]) -> Any:
+    """The sum of what is known, null where nothing is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None

@@ -102,6 +102,7 @@ def _charts(statement: Statement) -> Iterator[tuple[str, tuple[Markup, str]]]:
             )
             for row in answer.rows[: charts.MOST_BARS]
             for length, series in lengths
+            if row[_column(answer, length)] is not None  # what is not known has no length, and its row says so
         ]
         if any(bar.amount for bar in rows):
             yield key, (page.chart(charts.bars(rows, statement.currency)), _caption(caption, answer))

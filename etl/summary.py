@@ -71,7 +71,8 @@ QUESTIONS: tuple[Question, ...] = (
         "prices",
         "List, charged and reported by the vendor",
         """
-        SELECT coalesce(route, 'none') AS route, count(*) AS requests, currency, sum(list_charge)::DECIMAL(38,12) AS list_charge,
+        SELECT coalesce(route, 'none') AS route, count(*) AS requests, currency,
+            CASE WHEN count(list_charge) = count(*) THEN sum(list_charge)::DECIMAL(38,12) END AS list_charge,
             sum(final_charge)::DECIMAL(38,12) AS charged, sum(vendor_charge)::DECIMAL(38,12) AS vendor_charge,
             sum(savings)::DECIMAL(38,12) AS savings, sum(leakage)::DECIMAL(38,12) AS leakage,
             sum(vendor_difference)::DECIMAL(38,12) AS vendor_difference

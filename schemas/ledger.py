@@ -428,7 +428,7 @@ ROUTE_HEALTH = _table(
     ("p95_ms", COUNT, "95th percentile of the same"),
     ("first_token_p50_ms", COUNT, "median time of an ok attempt, start to first output"),
     ("fallback_added_ms", COUNT, "median time lost before this channel was asked, of requests it served as a backup"),
-    ("failed_cost", AMOUNT, "what its failed attempts were charged, as far as it is known"),
+    ("failed_cost", AMOUNT, "what its failed attempts were charged, as far as it is known; null where nothing of it is"),
 )
 
 USAGE_DAILY = _table(
@@ -451,8 +451,8 @@ USAGE_DAILY = _table(
     ("cached_input_tokens", COUNT, "sum of the ledger's column"),
     ("output_tokens", COUNT, "sum of the ledger's column"),
     ("reasoning_tokens", COUNT, "sum of the ledger's column"),
-    ("charged", AMOUNT, "sum of final_charge where it is known"),
-    ("list_charge", AMOUNT, "sum of list_charge where it is known"),
+    ("charged", AMOUNT, "sum of final_charge where it is known, null where it never is"),
+    ("list_charge", AMOUNT, "sum of list_charge, null while any of them is not known"),
     ("unpriced", COUNT, "requests whose charge is not known"),
     _CURRENCY,
 )
@@ -472,7 +472,7 @@ KEY_USAGE = _table(
     ("rejected", COUNT, "of these, refused by the proxy"),
     ("input_tokens", COUNT, "sum of the ledger's column"),
     ("output_tokens", COUNT, "sum of the ledger's column"),
-    ("charged", AMOUNT, "sum of final_charge where it is known"),
+    ("charged", AMOUNT, "sum of final_charge where it is known, null where it never is"),
     ("unpriced", COUNT, "requests whose charge is not known"),
     ("monthly_limit", AMOUNT, "the key's limit (its newest row in the month), null if it has none"),
     ("first_used_at", INSTANT, "first request of the month"),
@@ -675,7 +675,7 @@ RUNS = _table(
     ("input_tokens", COUNT, "sum of the ledger's column"),
     ("output_tokens", COUNT, "sum of the ledger's column"),
     ("final_charge", AMOUNT, "sum of final_charge, null while any of them is not known"),
-    ("known_charge", AMOUNT, "sum of final_charge where it is known"),
+    ("known_charge", AMOUNT, "sum of final_charge where it is known, null where it never is"),
     ("list_charge", AMOUNT, "sum of list_charge, null while any of them is not known"),
     ("unpriced", COUNT, "requests whose charge is not known"),
     ("users", COUNT, "distinct users"),
@@ -695,7 +695,7 @@ PERIODS = _table(
     ("charged_requests", COUNT, "of these, with a known charge and at least one posting"),
     ("free_requests", COUNT, "of these, with nothing to pay"),
     ("suspense_requests", COUNT, "of these, in suspense"),
-    ("charged", AMOUNT, "sum of final_charge where it is known"),
+    ("charged", AMOUNT, "sum of final_charge where it is known, null where it never is"),
     ("suspense", AMOUNT, "the known part of what is in suspense"),
     ("unpriced", COUNT, "rows of unpriced"),
     ("blockers", COUNT, "rows of data_quality that stand against closing"),

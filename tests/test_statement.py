@@ -271,6 +271,24 @@ def test_rows_that_a_table_does_not_show_are_added_up(tmp_path: Path) -> None:
     assert "the 12 largest of 25" in told_by(statement_page(found))
 
 
+def test_what_is_not_known_is_told_as_unknown(tmp_path: Path) -> None:
+    """September's one call cost 0.00045, and October's has a model without a price: nobody knows what it cost, saved or changed."""
+    home = Home(tmp_path / "dark")
+    write_book(home, models=OFFICIAL_FIRST)
+    Archive(home).seal([*call("s1", IN_SEPTEMBER), *call("r1", model="dark")])
+    build(home)
+    found = of(home)
+    assert figure(found, "charged") == (None, Decimal("0.00045"), None)
+    assert figure(found, "saved against list prices") == (None, Decimal(0), None)
+    assert figure(found, "paid for failed tries") == (Decimal(0), Decimal(0), Decimal(0))
+    assert [(row["model"], row["charged"], row["charge_unknown"]) for row in named(found, "by_model")] == [("dark", None, 1)]
+    assert [(row["model"], row["month_before"], row["this_month"], row["change"]) for row in named(found, "movers")] == [
+        ("GPT-4o mini", Decimal("0.00045"), Decimal(0), Decimal("-0.00045")),
+        ("dark", Decimal(0), None, None),
+    ]
+    assert "unknown" in told_by(statement_page(found))
+
+
 def test_the_month_before_january_is_december() -> None:
     """And it is the year before's."""
     assert (previous("2026-01"), previous("2026-10")) == ("2025-12", "2026-09")

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from etl.published import open_ledger
 from etl.receipt import find
 from etl.receipt_text import as_text
+from etl.summary import summarise
 from schemas.home import Home
 from schemas.records import Record
-from tests.rawdata import NOON, SECOND, attempt, broken, built, failure, one, request, response, rows, usage
+from tests.rawdata import DAY, NOON, SECOND, attempt, broken, built, call, failure, more_rates, one, request, response, rows, usage
 
 
 @pytest.fixture
@@ -115,3 +117,47 @@ def test_what_is_not_known_is_neither_saved_nor_leaked(home: Home) -> None:
     facts = {row["request_id"]: (row["savings"], row["leakage"]) for row in rows(home, "FROM ledger")}
     assert facts == {"r1": (None, Decimal(0)), "r2": (None, None), "r3": (None, Decimal(0))}
     assert one(home, "FROM attempt_policy WHERE request_id = 'r2'")["booked_amount"] is None
+
+
+def test_a_sum_of_what_is_not_known_is_null(home: Home) -> None:
+    """Each reply has 1000 in and 500 out. On routed the first day `plain` is charged 0.00009 and has no list price, and a failure before it
+    is free; the second day the list price is 0.00045. On official a model without a price is charged nobody knows what.
+    """
+    at = NOON + DAY
+    plain: list[Record] = [
+        *(request("free", match_sha256="f" * 64), attempt("free", channel="routed", sent_model="plain"), failure("free")),
+        *(request("plain", match_sha256="p" * 64), attempt("plain", channel="routed", sent_model="plain")),
+        response("plain", usage=usage(1000, 500)),
+        *(request("known", at, match_sha256="k" * 64), attempt("known", at=at, channel="routed")),
+        response("known", at=at + SECOND, usage=usage(1000, 500)),
+    ]
+    built(home, [*plain, *call("dark", model="dark")], rates=more_rates("routed plain input 0.03", "routed plain output 0.12"))
+    days = rows(home, "SELECT served_channel, day, charged, list_charge, unpriced FROM usage_daily WHERE ok > 0 ORDER BY ALL")
+    assert [(row["served_channel"], row["charged"], row["list_charge"], row["unpriced"]) for row in days] == [
+        ("official", None, None, 1),
+        ("routed", Decimal("0.00009"), None, 0),
+        ("routed", Decimal("0.00009"), Decimal("0.00045"), 0),
+    ]
+    with open_ledger(home) as connection:
+        (block,) = [b for b in summarise(connection, None).blocks if b.question.key == "prices"]
+    prices = {row["route"]: row for row in (dict(zip(block.columns, row, strict=True)) for row in block.rows)}
+    assert (prices["official"]["list_charge"], prices["official"]["charged"]) == (None, None)
+    # the list price of the free failure is zero and that of `plain` unknown: their sum is not the 0.00045 of the one that is known
+    assert (prices["routed"]["requests"], prices["routed"]["list_charge"], prices["routed"]["charged"]) == (3, None, Decimal("0.00018"))
+    assert prices["routed"]["savings"] == Decimal("0.00036")
+    assert one(home, "SELECT charged, monthly_limit FROM key_usage") == {"charged": Decimal("0.00018"), "monthly_limit": None}
+    assert rows(home, "SELECT channel, model, failed, failed_cost FROM route_health ORDER BY ALL") == [
+        {"channel": "official", "model": "dark", "failed": 0, "failed_cost": Decimal(0)},
+        {"channel": "routed", "model": "openai/gpt-4o-mini", "failed": 0, "failed_cost": Decimal(0)},
+        {"channel": "routed", "model": "plain", "failed": 1, "failed_cost": Decimal(0)},
+    ]
+
+
+def test_nothing_known_is_no_zero_anywhere(home: Home) -> None:
+    """One run of one key, all of it without a price, one call broken off: no table says that it was charged 0."""
+    headers = {"x-ledger-run": "run-7"}
+    lost: list[Record] = [request("lost", stream=True, headers=headers, match_sha256="l" * 64), attempt("lost", sent_model="dark")]
+    built(home, [*call("dark", model="dark", headers=headers), *lost, broken("lost", usage=usage(100, 10))])
+    for query in ("SELECT known_charge FROM runs", "SELECT charged FROM key_usage", "SELECT charged FROM periods"):
+        assert list(one(home, query).values()) == [None], query
+    assert one(home, "SELECT failed, failed_cost FROM route_health") == {"failed": 1, "failed_cost": None}

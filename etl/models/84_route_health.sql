@@ -19,7 +19,9 @@ counts as (
         cast(sum(case when outcome <> 'ok' then 1 else 0 end) as bigint) as failed,
         cast(sum(case when reason in ('client_retry', 'retry', 'without_usage_option') then 1 else 0 end) as bigint) as retries,
         cast(sum(case when reason = 'fallback' then 1 else 0 end) as bigint) as fallbacks,
-        cast(coalesce(sum(case when outcome <> 'ok' then charged end), 0) as decimal(38,12)) as failed_cost
+        cast(case
+            when sum(case when outcome <> 'ok' then 1 else 0 end) = 0 then 0 else sum(case when outcome <> 'ok' then charged end)
+        end as decimal(38,12)) as failed_cost
     from timed group by period, channel, model
 ),
 measured as (

@@ -10,8 +10,8 @@ select
     cast(sum(cached_input_tokens) as bigint) as cached_input_tokens,
     cast(sum(output_tokens) as bigint) as output_tokens,
     cast(sum(reasoning_tokens) as bigint) as reasoning_tokens,
-    cast(coalesce(sum(final_charge), 0) as decimal(38,12)) as charged,
-    cast(coalesce(sum(list_charge), 0) as decimal(38,12)) as list_charge,
+    cast(sum(final_charge) as decimal(38,12)) as charged,
+    case when sum(case when list_charge is null then 1 else 0 end) = 0 then cast(sum(list_charge) as decimal(38,12)) end as list_charge,
     cast(sum(case when final_charge is null then 1 else 0 end) as bigint) as unpriced,
     currency
 from ledger where cast(created_at as date) in (select day from touched)

@@ -17,7 +17,7 @@ sums as (
         cast(sum(case when status = 'rejected' then 1 else 0 end) as bigint) as rejected,
         cast(sum(input_tokens) as bigint) as input_tokens,
         cast(sum(output_tokens) as bigint) as output_tokens,
-        cast(coalesce(sum(final_charge), 0) as decimal(38,12)) as charged,
+        cast(sum(final_charge) as decimal(38,12)) as charged,
         cast(sum(case when final_charge is null then 1 else 0 end) as bigint) as unpriced,
         min(created_at) as first_used_at,
         max(created_at) as last_used_at

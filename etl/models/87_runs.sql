@@ -8,7 +8,7 @@ select
     cast(sum(input_tokens) as bigint) as input_tokens,
     cast(sum(output_tokens) as bigint) as output_tokens,
     case when sum(case when final_charge is null then 1 else 0 end) = 0 then cast(sum(final_charge) as decimal(38,12)) end as final_charge,
-    cast(coalesce(sum(final_charge), 0) as decimal(38,12)) as known_charge,
+    cast(sum(final_charge) as decimal(38,12)) as known_charge,
     case when sum(case when list_charge is null then 1 else 0 end) = 0 then cast(sum(list_charge) as decimal(38,12)) end as list_charge,
     cast(sum(case when final_charge is null then 1 else 0 end) as bigint) as unpriced,
     cast(count(distinct user_id) as bigint) as users,

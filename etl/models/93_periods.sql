@@ -34,7 +34,7 @@ select
     cast(coalesce(r.charged_requests, 0) as bigint) as charged_requests,
     cast(coalesce(r.free_requests, 0) as bigint) as free_requests,
     cast(coalesce(r.suspense_requests, 0) as bigint) as suspense_requests,
-    cast(coalesce(r.charged, 0) as decimal(38,12)) as charged,
+    cast(case when r.requests is null then 0 else r.charged end as decimal(38,12)) as charged,
     cast(coalesce(s.amount, 0) as decimal(38,12)) as suspense,
     cast(coalesce(g.rows, 0) as bigint) as unpriced,
     cast(coalesce(b.rows, 0) as bigint) as blockers,

@@ -111,7 +111,7 @@ _SUMS = {
     "input_tokens": "sum(input_tokens)",
     "output_tokens": "sum(output_tokens)",
     "charged": "sum(final_charge)",
-    "list": "sum(list_charge)",
+    "list": "CASE WHEN count(list_charge) = count(*) THEN sum(list_charge) END",
     "without": "count(*) FILTER (WHERE final_charge IS NULL)",
 }
 _AMOUNTS = ("charged", "list")
@@ -139,7 +139,10 @@ def _sums(db: duckdb.DuckDBPyConnection, column: str, where: str, values: Mappin
     The ledger is gone through once: what all three add up is its sums by all of these together.
     """
     once = ", ".join(f"{made} AS {name}" for name, made in _SUMS.items())
-    again = ", ".join(f"sum({name})::{'DECIMAL(38,12)' if name in _AMOUNTS else 'BIGINT'} AS {name}" for name in _SUMS)
+    whole = {"list": "CASE WHEN count(list) = count(*) THEN sum(list) END"}
+    again = ", ".join(
+        f"({whole.get(name, f'sum({name})')})::{'DECIMAL(38,12)' if name in _AMOUNTS else 'BIGINT'} AS {name}" for name in _SUMS
+    )
     dearest = "ORDER BY charged DESC NULLS LAST, requests DESC, member"
     rows = db.execute(
         f"""

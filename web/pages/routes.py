@@ -30,7 +30,7 @@ class Day:
     p50: int | None
     p95: int | None
     first: int | None
-    cost: Decimal
+    cost: Decimal | None
 
     @property
     def share(self) -> Decimal:
@@ -115,7 +115,7 @@ def _days(asked: Asked, period: str | None) -> list[Day]:
         SELECT day, channel, count(*), count(*) FILTER (WHERE status = 'ok'),
             count(*) FILTER (WHERE reason IN ('client_retry', 'retry', 'without_usage_option')), count(*) FILTER (WHERE reason = 'fallback'),
             quantile_disc(took, 0.5), quantile_disc(took, 0.95), quantile_disc(first, 0.5),
-            coalesce(sum(charged) FILTER (WHERE status <> 'ok'), 0)::DECIMAL(38,12)
+            CASE WHEN count(*) FILTER (WHERE status <> 'ok') = 0 THEN 0 ELSE sum(charged) FILTER (WHERE status <> 'ok') END::DECIMAL(38,12)
         FROM tries GROUP BY day, channel ORDER BY day, channel
         """,
         {"period": period},
