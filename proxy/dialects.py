@@ -22,6 +22,7 @@ USAGE_PLACES: dict[str, tuple[str | int, ...]] = {
     "usageMetadata": ("usageMetadata",),
     "usage_info": ("usage_info",),
     "meta.billed_units": ("meta", "billed_units"),
+    "delta.usage": ("delta", "usage"),
     "timings": ("timings",),
     "amazon-bedrock-invocationMetrics": ("amazon-bedrock-invocationMetrics",),
 }
@@ -40,7 +41,7 @@ WRAPPERS = ("response", "message", "result")
 TERMINAL_TYPES = frozenset(
     """response.completed response.incomplete response.failed message_stop image_generation.completed
     image_edit.completed speech.audio.done transcript.text.done response.done
-    conversation.item.input_audio_transcription.completed conversation.item.input_audio_transcription.failed""".split()
+    conversation.item.input_audio_transcription.completed conversation.item.input_audio_transcription.failed message-end""".split()
 )
 TERMINAL_EVENTS = {b"metadata": "metrics"}  # the same, where only the event's name and a member say it: Converse
 DONE = b"[DONE]"
@@ -180,7 +181,10 @@ def finish_reasons(message: Mapping[str, Any]) -> list[str]:
     return [reason for reason in reasons if isinstance(reason, str)]
 
 
-_REASON_PLACES = (("stop_reason",), ("delta", "stop_reason"), ("incomplete_details", "reason"), ("status_details", "reason"))
+_REASON_PLACES = (
+    *(("stop_reason",), ("stopReason",), ("delta", "stop_reason"), ("delta", "finish_reason"), ("incomplete_details", "reason")),
+    *(("status_details", "reason"), ("promptFeedback", "blockReason")),
+)
 
 
 _DELTA_MEMBERS = ("content", "tool_calls", "function_call", "refusal", "audio", "reasoning", "reasoning_content", "text", "images")
@@ -199,6 +203,8 @@ def has_output(message: Mapping[str, Any]) -> bool:
     vectors = message.get("embeddings")
     if isinstance(vectors, dict) and any(vectors.values()):  # Cohere's: a list for each type that was asked for
         return True
+    if any(map(_candidate_has_output, _dicts(message.get("candidates")))):
+        return True
     kind = message.get("type")
     if isinstance(kind, str) and (kind.endswith(".delta") or kind in _OUTPUT_TYPES):
         return True
@@ -206,10 +212,16 @@ def has_output(message: Mapping[str, Any]) -> bool:
 
 
 _OUTPUT_TYPES = frozenset(
-    """content_block_delta image_generation.partial_image image_generation.completed image_edit.completed
+    """content_block_delta content-delta tool-call-start tool-call-delta tool-plan-delta image_generation.partial_image image_generation.completed image_edit.completed
     conversation.item.input_audio_transcription.completed""".split()
 )
-_OUTPUT_MEMBERS = """output content data candidates text results b64_json pages response embeddings classifications""".split()
+_OUTPUT_MEMBERS = """output content data text results b64_json pages response embeddings classifications""".split()
+
+
+def _candidate_has_output(candidate: Mapping[str, Any]) -> bool:
+    """Of Gemini's candidates one that was blocked stands there too, without content or with empty parts."""
+    parts = _dicts(place(candidate, ("content", "parts")))
+    return any(value for part in parts for name, value in part.items() if name not in ("thought", "thoughtSignature"))
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:

@@ -8,12 +8,13 @@
 with facts as (
     select
         t.* exclude (error_event),
-        t.error_event and r.job is distinct from 'output' as error_event,  -- a line of a file may tell of an error that is not this call's
+        -- a line of a file may tell of an error that is not this call's; OpenRouter may tell of one as the reason of the end alone
+        (t.error_event or regexp_matches(coalesce(t.finish_reasons, ''), '(^| )error( |$)')) and r.job is distinct from 'output' as error_event,
         r.received_at, r.endpoint, r.billing, r.job, r.endpoint_tier, r.owes, r.body_facts,
         r.expects_output and not (r.job is not null and coalesce(json_extract_string(t.facts, '$.status'), '') in ('queued', 'in_progress')) as expects_output,
         (t.http_status between 200 and 299 or t.http_status = 101) as is_success,
         t.terminal is not null or t.ending = 'complete' as is_whole,
-        regexp_matches(coalesce(t.finish_reasons, ''), '(^| )(content_filter|refusal|SAFETY)( |$)') as is_refusal,
+        regexp_matches(coalesce(t.finish_reasons, ''), '(^| )(content_filter|content_filtered|guardrail_intervened|refusal|(IMAGE_)?(SAFETY|RECITATION|PROHIBITED_CONTENT)|BLOCKLIST|SPII)( |$)') as is_refusal,
         coalesce(json_extract_string(t.error_object, '$.code'), json_extract_string(t.error_object, '$.error.code'), '') as error_code
     from tries t join received r on t.raw_id = r.raw_id
 ),
@@ -36,7 +37,8 @@ outcomes as (
             when is_success and is_whole                                     then 'ok'
             when ending = 'client_gone'                                      then 'client_gone'
             when ending = 'timeout'                                          then 'timeout'
-            when output_seen                                                 then 'error_mid_stream'
+            -- of a JSON body that was cut nothing can be read, and yet it had begun
+            when output_seen or (is_success and body_state = 'unreadable')   then 'error_mid_stream'
             else                                                                  'error_before_output'
         end as outcome
     from facts
