@@ -1,7 +1,7 @@
 """How long a month takes to become a ledger, as a multiple of what DuckDB takes to copy the same Parquet files, and to be read.
 
 `python -m bench.ledger --requests 1000000` generates the month, copies it, builds it, adds one percent and builds again,
-reads it as a person does, closes it with every export, and builds a smaller month with and without two years of closed
+reads it as a person does, closes it with its exports, and builds a smaller month with and without two years of closed
 months before it. Each figure comes from a process of its own. It prints a table, writes it as JSON, and fails when the
 ledger's counts or sums are not the generator's. A busy machine stretches seconds; CPU seconds are told beside them.
 """
@@ -132,7 +132,7 @@ def building(root: Path, requests: int) -> Iterator[Taken]:
     yield timed("build again after 1 % more", month.requests, _tokenledger(month, *open_month)).against(first, 0.1)
     compare(month)
     yield from reading(month)
-    closing = timed("close, with every export", month.requests, _tokenledger(month, "ledger", "--as-of", AFTER_MONTH))
+    closing = timed("close, with its exports", month.requests, _tokenledger(month, "ledger", "--as-of", AFTER_MONTH))
     compare(month)
     if not (month.home.ledger / "2026-09" / "seal.json").exists():
         raise BenchError("the month was not closed")

@@ -18,6 +18,7 @@ from etl.erasure import remembered
 from etl.recount import Wanted, bodies_of, close_decoders
 from etl.sources import Sources, table
 from etl.texts import messages_of
+from schemas.usage import most
 
 _WRAPPERS = ("response", "message", "result")
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
@@ -52,7 +53,7 @@ def place(message: Any, steps: Iterable[str | int]) -> Any:
 
 
 def read(messages: Iterable[Mapping[str, Any]], paths: Mapping[str, tuple[str | int, ...]]) -> dict[str, Any]:
-    """What a reply's messages tell: the last usage of each place, the first id and model, the last tier, the first error."""
+    """What a reply's messages tell: the most of each count in a usage object's place, the first id and model, the last tier, the first error."""
     usage: dict[str, tuple[str, int]] = {}
     told: dict[str, Any] = dict.fromkeys(("response_id", "served_model", "service_tier", "error_object"))
     reasons: dict[str, None] = {}
@@ -61,7 +62,9 @@ def read(messages: Iterable[Mapping[str, Any]], paths: Mapping[str, tuple[str | 
         inner = next((message[name] for name in _WRAPPERS if isinstance(message.get(name), dict)), message)
         for name, steps in paths.items():
             if value := place(message, steps):
-                usage[name] = (orjson.dumps(value).decode(), usage.get(name, ("", 0))[1] + 1)
+                text = orjson.dumps(value).decode()
+                before, count = usage.get(name, (text, 0))
+                usage[name] = (text if before == text else most(before, text), count + 1)
         for fact, member in (("response_id", "id"), ("served_model", "model")):
             told[fact] = told[fact] or message.get(member) or inner.get(member)
         told["service_tier"] = message.get("service_tier") or inner.get("service_tier") or told["service_tier"]

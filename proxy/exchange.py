@@ -33,6 +33,7 @@ from proxy.form import Field, FormReader, boundary_of
 from proxy.sse import LineDecoder, SseDecoder, SseEvent
 from schemas.fingerprint import fingerprint
 from schemas.records import Attempt, Body, Instant, JsonText, Request, Response, UsageSeen
+from schemas.usage import most
 
 Headers = Sequence[tuple[str, str]]
 
@@ -358,7 +359,7 @@ class AttemptCapture:
 
 
 class _Found:
-    """What was found in the messages of one response: last usage by place, first id and model, endings."""
+    """What was found in the messages of one response: usage by place (of each count the most), first id and model, endings."""
 
     def __init__(self) -> None:
         self.events = 0
@@ -453,7 +454,8 @@ class _Found:
         if text is None or len(text) > MAX_USAGE_BYTES:
             self.notes.add("unreadable_usage")
         else:
-            self.usage[name] = (text, self.usage.get(name, ("", 0))[1] + 1)
+            before, count = self.usage.get(name, (text, 0))
+            self.usage[name] = (text if before == text else most(before, text), count + 1)
 
 
 class _Message:

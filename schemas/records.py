@@ -17,7 +17,7 @@ JsonText = NewType("JsonText", str)
 
 
 class UsageSeen(msgspec.Struct, frozen=True, gc=False):
-    """One place where the vendor reported usage, with the last non-null object seen there."""
+    """One place where the vendor reported usage, with the last non-null object seen there; of each count in it the most that was (schemas/usage.py)."""
 
     path: str  # where in the message it stood: `usage`, `choices[0].usage`, `x_groq.usage`, `response.usage`, ...
     object: str  # the object verbatim: JSON text whose numbers keep the digits they were written with
@@ -115,7 +115,9 @@ class Response(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     response_id: Annotated[str | None, _doc("the vendor's id in the body")] = None
     served_model: Annotated[str | None, _doc("the model in the body")] = None
     service_tier: Annotated[str | None, _doc("the service tier in the body")] = None
-    usage: Annotated[tuple[UsageSeen, ...], _doc("every place usage was reported, last object each")] = ()
+    usage: Annotated[
+        tuple[UsageSeen, ...], _doc("every place usage was reported, an object each: the last, with the most of each count")
+    ] = ()
     facts: Annotated[
         JsonText | None, _doc("other allow-listed members of the body, verbatim (provider, speed, sizes, tool items, ...)")
     ] = None

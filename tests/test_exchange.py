@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import orjson
 import pytest
 import zstandard
 from hypothesis import given
@@ -124,6 +125,27 @@ def test_the_last_usage_at_a_place_wins_and_places_are_kept_apart() -> None:
         ("usage", '{"completion_tokens":2}', 2),
     ]
     assert response.notes == ("no_terminal_marker",)
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"),
+    [
+        (['{"a":100,"b":20}', '{"a":0,"b":0}'], '{"a":100,"b":20}'),
+        (['{"a":1,"b":{"c":60}}', '{"a":2}', '{"a":3,"b":{}}'], '{"a":3,"b":{"c":60}}'),
+        (['{"a":1,"cost":0.10}', '{"a":5,"cost":null}'], '{"a":5,"cost":0.10}'),
+        (['{"a":1,"cost":1e-7}', '{"a":5}'], '{"a":5,"cost":1E-7}'),
+        (['{"a":1}', '{"a":1.50}'], '{"a":1.50}'),
+        (['{"a":12345678901234567890123}', '{"a":2,"b":"x"}'], '{"a":12345678901234567890123,"b":"x"}'),
+        (['{"a":"x","b":true}', '{"a":"y","b":false}'], '{"a":"y","b":false}'),
+    ],
+)
+def test_what_an_earlier_chunk_counted_is_not_taken_back(told: list[str], kept: str) -> None:
+    """Of each count the most, exact to its digits; what is no number is as it was told last."""
+    response = answered([b'data: {"choices":[],"usage":%s}\n\n' % usage.encode() for usage in told])
+    (seen,) = response.usage
+    assert orjson.loads(seen.object) == orjson.loads(kept)
+    assert sorted(seen.object) == sorted(kept)
+    assert seen.count == len(told)
 
 
 def test_a_json_error_with_status_200_for_a_stream_is_an_error_event() -> None:
