@@ -12,7 +12,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
@@ -21,6 +21,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 from etl import kernel
 from etl.audit import chain_audit_trail
@@ -53,7 +54,7 @@ from etl.recount import recount
 from etl.reread import reread
 from etl.seals import read_seals, sha256_of
 from etl.slices import Slice, part, show, what_came, whole_months
-from etl.sources import ROW_KINDS, Sources, read_sources, register, register_book, table, with_event
+from etl.sources import OF_A_REQUEST, ROW_KINDS, Sources, read_sources, register, register_book, table, with_event
 from etl.spending import spending
 from schemas import durable, manifest, spend
 from schemas.book import Book, load_book
@@ -65,6 +66,7 @@ LOCK_FILE = "build.lock"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DIGEST_FILE = "ledger.duckdb.sha256"
 RECOUNT = "33"  # the last step that reads bodies
+REPORTED = "31"  # the step with what vendors reported, faults included
 SLICE_RECORDS = 1_000_000  # of a third of a million requests: 2.4 GB of memory; twice as many save a twentieth of the time
 ASKED_AFTERWARDS = frozenset({"requests_created", "admin_events", "reversals"})  # of what is not published
 ROW_GROUP = 122_880  # rows that DuckDB gives one thread: with fewer records, a second one is only waited for (a fifth more CPU)
@@ -299,17 +301,25 @@ def lock(home: Home) -> Iterator[Path]:
 
 
 @contextmanager
-def as_read(home: Home, since: str) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Everything recorded from a UTC date (YYYY-MM-DD) on, in memory, through the models as far as bodies are read; closed months too."""
+def as_read(home: Home, since: str, up_to: str = RECOUNT, only: Collection[str] | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Everything recorded from a UTC date (YYYY-MM-DD) on, in memory, through the models as far as bodies are read; closed months too.
+
+    `up_to` is the number of the last step. `only` names the raw requests that are wanted, where they are not all.
+    """
     with kernel.open_engine() as connection:
         sources = read_sources(home, after_line=len(manifest.read(home.manifest)), since=since)
         book = load_book(home.book)
         register(connection, sources)
         _lend_tables(connection, book)
         register_scope(connection, Closed(home), sources, book, None)
+        if only is not None:
+            table(connection, "needed", pa.table({"raw_id": pa.array(only, pa.string())}))
+            for kind in OF_A_REQUEST:
+                mine = f"SELECT * FROM all_{kind} WHERE request_id IN (SELECT raw_id FROM needed)"
+                connection.execute(f"CREATE OR REPLACE VIEW raw_{kind} AS {mine}")
         register_book(connection, book)
-        until_counted = [step for step in _steps(sources) if step.number <= RECOUNT]
-        kernel.run(connection, until_counted, silent, ASKED_AFTERWARDS | {"members", "twins"})
+        until_read = [step for step in _steps(sources) if step.number <= up_to]
+        kernel.run(connection, until_read, silent, ASKED_AFTERWARDS | {"members", "twins", "usage_reported"})
         yield connection
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal, localcontext
 from typing import Any
 
 import duckdb
 import orjson
 
+from etl.build import REPORTED, as_read
 from etl.encodings import encoding
 from etl.lookup import lookup_tables
 from etl.plausibility import Flag, Reply, Verdict, broken_rules, watch
@@ -88,14 +89,18 @@ def audit_usage(home: Home, period: str | None = None) -> Audit:
     with open_ledger(home) as connection:
         if period is not None:
             require_period(connection, period)
-        facts = _rows(connection, _TRIES, period)
-        substitutions = _rows(connection, _SUBSTITUTIONS, period)
-        vendor_days = _rows(connection, _VENDOR_DAYS, period)
+        facts = _rows(connection, _TRIES, period=period)
+        substitutions = _rows(connection, _SUBSTITUTIONS, period=period)
+        vendor_days = _rows(connection, _VENDOR_DAYS, period=period)
     counted = _counted(home, facts)
     replies = [reply for reply, _ in counted]
     verdicts = watch(replies)
     costs = _costs(counted, facts)
-    flags = [*broken_rules(replies), *(_overcount(v) for v in verdicts if v.crossed_after is not None), *_dearer(costs)]
+    flags = [
+        *broken_rules(_as_recorded(home, replies, facts)),
+        *(_overcount(v) for v in verdicts if v.crossed_after is not None),
+        *_dearer(costs),
+    ]
     flags += [
         Flag("model_substituted", row["channel"], row["sent"], f"{row['example']} and {row['n'] - 1} more", f"{row['served']} served, says {row['source']}")
         for row in substitutions
@@ -107,7 +112,7 @@ def audit_usage(home: Home, period: str | None = None) -> Audit:
 
 _TRIES = """
     SELECT a.request_id, a.ordinal, a.channel, a.sent_model AS model, epoch_us(a.started_at) AS at, a.raw_request_id, a.raw_ordinal, a.status,
-        l.endpoint, l.route, a.charged, a.input_tokens, a.output_tokens, c.cached, c.reasoning,
+        l.endpoint, l.route, a.charged, a.input_tokens, a.output_tokens, c.cached, c.reasoning, q.subject IS NOT NULL AS is_quarantined,
         strftime(l.created_at, '%Y-%m-%d') AS created, strftime(a.started_at, '%Y-%m-%d') AS started,
         strftime(coalesce(a.ended_at, a.started_at), '%Y-%m-%d') AS ended
     FROM attempts a JOIN ledger l ON a.request_id = l.request_id
@@ -116,7 +121,19 @@ _TRIES = """
             CAST(sum(quantity) FILTER (WHERE meter = 'reasoning') AS BIGINT) AS reasoning
         FROM charges GROUP BY request_id, attempt_ordinal
     ) c ON a.request_id = c.request_id AND a.ordinal = c.attempt_ordinal
-    WHERE a.status = 'ok' AND a.usage_source = 'reported' AND ($period IS NULL OR l.period = $period) ORDER BY a.started_at, a.request_id, a.ordinal
+    LEFT JOIN (SELECT DISTINCT subject FROM request_findings WHERE kind = 'quarantined_usage') q
+        ON q.subject = a.raw_request_id || '/' || a.raw_ordinal
+    WHERE a.status = 'ok' AND (a.usage_source = 'reported' OR q.subject IS NOT NULL) AND ($period IS NULL OR l.period = $period)
+    ORDER BY a.started_at, a.request_id, a.ordinal
+"""
+# What each piece of a reply was reported with, as the totals are summed: over what each meter holds on its own.
+_AS_REPORTED = """
+    SELECT u.raw_id, u.raw_ordinal, u.piece, CAST(sum(u.own) FILTER (WHERE m.family = 'input') AS BIGINT) AS input_tokens,
+        CAST(sum(u.own) FILTER (WHERE m.family = 'output') AS BIGINT) AS output_tokens,
+        CAST(sum(u.own) FILTER (WHERE u.meter LIKE 'cached%') AS BIGINT) AS cached_tokens,
+        CAST(sum(u.own) FILTER (WHERE u.meter = 'reasoning') AS BIGINT) AS reasoning_tokens
+    FROM usage_reported u JOIN meter m ON u.meter = m.name WHERE u.part = 'tokens'
+    GROUP BY u.raw_id, u.raw_ordinal, u.piece ORDER BY u.raw_id, u.raw_ordinal, u.piece
 """
 _SUBSTITUTIONS = """
     SELECT s.channel, s.sent, s.served, s.source, count(*) AS n, min(s.request_id || '/' || s.attempt_ordinal) AS example
@@ -132,8 +149,8 @@ _VENDOR_DAYS = """
 """
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, query: str, period: str | None) -> list[dict[str, Any]]:
-    cursor = connection.execute(query, {"period": period})
+def _rows(connection: duckdb.DuckDBPyConnection, query: str, **values: str | None) -> list[dict[str, Any]]:
+    cursor = connection.execute(query, values)
     names = [column[0] for column in cursor.description or ()]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
@@ -210,6 +227,27 @@ def _reply(facts: dict[str, Any], bodies: Bodies, coder: str, approximate: bool)
         prefix=prefix,
     )
     return reply, characters
+
+
+def _as_recorded(home: Home, replies: Sequence[Reply], facts: Sequence[dict[str, Any]]) -> list[Reply]:
+    """The replies, those whose usage is quarantined with what was recorded of it: the ledger has no number of theirs, and the rules ask for it.
+
+    Of a reply in several pieces (the lines of a batch, the parts of other models) each piece is held to the rules that ask for no text.
+    """
+    quarantined = {(f["raw_request_id"], f["raw_ordinal"]): f["created"] for f in facts if f["is_quarantined"]}
+    if not quarantined:
+        return list(replies)
+    pieces: dict[tuple[str, int], dict[str, dict[str, Any]]] = defaultdict(dict)
+    with as_read(home, min(quarantined.values()), REPORTED, {raw_id for raw_id, _ in quarantined}) as connection:
+        for row in _rows(connection, _AS_REPORTED):
+            pieces[row.pop("raw_id"), row.pop("raw_ordinal")][row.pop("piece")] = row
+    found = []
+    for reply, fact in zip(replies, facts, strict=True):
+        place = (fact["raw_request_id"], fact["raw_ordinal"])
+        reported = pieces.get(place, {}) if place in quarantined else {}
+        whole = reply if reported.keys() == {""} else replace(reply, counted_input=None, counted_output=None, max_tokens=None)
+        found += [replace(whole, **counts) for counts in reported.values()] or [reply]
+    return found
 
 
 # ---- flags over many replies ----

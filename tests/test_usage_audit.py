@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as plain_json
 import random
 from dataclasses import replace
+from typing import Any
 
 import orjson
 import pytest
@@ -13,6 +14,7 @@ from etl.plausibility import Reply, broken_rules, watch
 from schemas.home import Home
 from schemas.records import Record
 from tests.rawdata import BOOK, DAY, NOON, SECOND, attempt, body, built, request, response, usage
+from tests.test_etl_batches import RATES, download, line
 from tokenledger import run
 
 
@@ -153,3 +155,38 @@ def test_each_flag_over_many_replies_names_its_channel(
         assert flags[0]["detail"] == "the vendor charged 1.2000 times our price, before 1.0000"
     if rule == "model_substituted":
         assert "gpt-3.5-turbo-0125 served" in flags[0]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "reported", "details"),
+    [
+        ("cached_above_input", (207, 201), {"prompt_tokens_details": {"cached_tokens": 5000}}),
+        ("reasoning_above_output", (207, 201), {"completion_tokens_details": {"reasoning_tokens": 500}}),
+    ],
+)
+def test_usage_that_is_quarantined_is_audited(
+    rule: str, reported: tuple[int, int], details: dict[str, Any], home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The ledger charges nothing for what cannot be true and has no number of it: it is an answered try all the same, and flagged."""
+    odd = _talk("odd", NOON + DAY, 1)
+    odd[2] = response("odd", at=NOON + DAY + SECOND, usage=usage(*reported, **details))
+    built(home, [*_talk("plain", NOON, 1), *odd])
+    assert run(["audit", "--home", str(home.root), "--json"]) == 1
+    found = plain_json.loads(capsys.readouterr().out)
+    assert (found["replies"], found["not_counted"], found["channels"][0]["replies"]) == (2, 0, 1)
+    assert (rule, "odd/1") in [(flag["rule"], flag["evidence"]) for flag in found["flags"]]
+
+
+def _of_batch(name: str, cached: int) -> dict[str, Any]:
+    reported = {"prompt_tokens": 100, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": cached}}
+    return line(name, 100, 5, usage=reported)
+
+
+def test_each_piece_of_quarantined_usage_is_audited(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the sum over a batch's lines an honest line would hide what another one reports inside its input."""
+    lines = [_of_batch("a", 0), _of_batch("b", 150)]
+    built(home, download(lines=lines), rates=RATES)
+    assert run(["audit", "--home", str(home.root), "--json"]) == 1
+    flags = plain_json.loads(capsys.readouterr().out)["flags"]
+    assert [flag["rule"] for flag in flags] == ["cached_above_input"]
+    assert flags[0]["detail"] == "150 cached of 100 input tokens"
