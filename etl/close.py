@@ -21,6 +21,7 @@ from etl.audit import read_rows
 from etl.build import BuildResult, build_locked, lock, silent
 from etl.carried import lost
 from etl.closed import bounds, owned_by_month
+from etl.cures import ACKNOWLEDGE
 from etl.export.month import SEALED, export
 from etl.kernel import Report, Run
 from etl.published import open_ledger
@@ -54,7 +55,6 @@ from schemas.spool import unsealed
 HOUR_US = 3_600_000_000
 STATEMENT_FILE = "statement.html"
 BOOK_FOLDER = "book"
-ACKNOWLEDGE = "tokenledger acknowledge SUBJECT --by WHO --reason TEXT"
 
 
 class NotClosedError(UsageError):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from etl.cures import cures_of
 from etl.receipt import Line, Receipt
 from etl.table import cell, render
 from schemas.money import plain
@@ -243,12 +244,16 @@ def posting_rows(receipt: Receipt) -> list[tuple[Any, ...]]:
 
 
 UNPRICED_COLUMNS = ("meter", "quantity", "channel", "model", "reason")
-UNPRICED_CURE = "cure for a missing price: add a row to book/rates.csv (of an exchange rate: book/fx.csv), then tokenledger ledger"
 
 
 def unpriced_rows(receipt: Receipt) -> list[tuple[Any, ...]]:
     """What has no price."""
     return [(u.meter, u.quantity, u.channel, u.upstream_model, u.reason) for u in receipt.unpriced]
+
+
+def unpriced_notes(receipt: Receipt) -> list[str]:
+    """What makes the charge known; nothing once the month is sealed, for then it was given up."""
+    return cures_of((u.meter, u.reason) for u in receipt.unpriced) if receipt.proof is None else []
 
 
 def claim_notes(receipt: Receipt) -> list[str]:
@@ -289,7 +294,7 @@ def as_text(receipt: Receipt) -> str:
         lines.append(INDENT + no_line(receipt))
     if receipt.unpriced:
         lines += ["", "Without a price (in suspense)", render(UNPRICED_COLUMNS, unpriced_rows(receipt), indent=INDENT)]
-        lines.append(INDENT + UNPRICED_CURE)
+        lines += _indented(unpriced_notes(receipt))
     lines += ["", "Wallet", render(POSTING_COLUMNS, posting_rows(receipt), indent=INDENT) if receipt.postings else f"{INDENT}no entry"]
     lines += ["", "Ids", *(f"{INDENT}{cell(name.kind)}  {cell(name.id)}" for name in receipt.names)]
     lines += ["", f"Digest  {cell(receipt.facts['receipt_digest'])}", *_indented(proof_notes(receipt))]

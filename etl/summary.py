@@ -7,6 +7,7 @@ from typing import Any
 
 import duckdb
 
+from etl.cures import cures_of
 from etl.table import jsonable, render
 
 
@@ -20,6 +21,15 @@ class Question:
     none: str  # what an empty answer means
     then: str = ""  # what to do when the answer is not empty
 
+
+# What still keeps a month open: what was acknowledged, or stands in a closed month, has no cure and needs none.
+OPEN_UNPRICED = """
+    SELECT DISTINCT u.meter, u.reason FROM unpriced u JOIN periods p ON u.period = p.period
+    LEFT JOIN attempts t ON u.request_id = t.request_id AND u.attempt_ordinal = t.ordinal
+    LEFT JOIN (SELECT json_extract_string(facts, '$.subject') AS subject FROM audit_trail WHERE event IN ('acknowledged', 'loss_acknowledged')) a
+        ON a.subject = t.raw_request_id || '/' || t.raw_ordinal
+    WHERE p.status <> 'closed' AND (u.meter IS NOT NULL OR a.subject IS NULL) AND ($period IS NULL OR u.period = $period)
+"""
 
 # A charge that is not known is counted, never summed as zero.
 QUESTIONS: tuple[Question, ...] = (
@@ -99,7 +109,6 @@ QUESTIONS: tuple[Question, ...] = (
         GROUP BY ALL ORDER BY requests DESC, channel, model, meter
         """,
         "every charge is known",
-        "add the missing rows to book/rates.csv, check them with `tokenledger rates check`, then `tokenledger ledger` again",
     ),
     Question(
         "periods",
@@ -131,6 +140,7 @@ class Block:
     question: Question
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
+    then: tuple[str, ...]  # what to do about them
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +162,7 @@ class Summary:
         lines: list[str] = []
         for block in self.blocks:
             lines += [block.question.title, render(block.columns, block.rows, indent="  ") if block.rows else f"  {block.question.none}"]
-            if block.rows and block.question.then:
-                lines.append(f"  {block.question.then}")
-            lines.append("")
+            lines += [*(f"  {then}" for then in block.then), ""]
         lines.append("Next")
         if self.newest is None:
             lines.append(f"  no requests yet: `{command} proxy` opens both doors, `{command} env` prints what puts clients behind them")
@@ -171,7 +179,11 @@ def summarise(connection: duckdb.DuckDBPyConnection, period: str | None) -> Summ
     for question in QUESTIONS:
         cursor = connection.execute(question.sql, {"period": period})
         columns = tuple(column[0] for column in cursor.description or ())
-        blocks.append(Block(question, columns, tuple(cursor.fetchall())))
+        rows = tuple(cursor.fetchall())
+        then = [question.then] if rows and question.then else []
+        if question.key == "unpriced":
+            then += cures_of(connection.execute(OPEN_UNPRICED, {"period": period}).fetchall())
+        blocks.append(Block(question, columns, rows, tuple(then)))
     newest = connection.execute(
         "SELECT request_id, period FROM ledger WHERE $period IS NULL OR period = $period ORDER BY created_at DESC, request_id LIMIT 1",
         {"period": period},

@@ -106,7 +106,28 @@ def test_each_reason_is_told_with_the_cure_that_works(tmp_path: Path, capsys: py
     assert {refusal.cure for refusal in refused(capsys.readouterr().err)} == {last}
     assert typed(home, last) == 0
     assert tokenledger.run(close) == 0, capsys.readouterr().err
+    assert "cure " not in capsys.readouterr().out  # what was acknowledged has none
     assert one(home, "SELECT status FROM periods WHERE period = '2026-10'") == {"status": "closed"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "cure"), [("price", "book/rates.csv"), ("currency", "book/fx.csv"), ("usage", "tokenledger acknowledge SUBJECT")]
+)
+def test_summary_and_receipt_tell_the_cure_of_what_is_unknown(
+    wrong: str, cure: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A price, an exchange rate, and usage that nobody will ever know: each has its cure, and no other is told."""
+    home = Home(tmp_path / "home")
+    write_book(home, rates=more_rates("official euro input 1 currency=EUR"), fx="EUR,1,2020-01-01T00:00:00Z,2020-02-01T00:00:00Z,test,\n")
+    Archive(home).seal(WRONG[wrong][0])
+    at = ["--home", str(home.root)]
+    tokenledger.run(["ledger", "--as-of", AS_OF, *at])
+    summary = capsys.readouterr().out
+    tokenledger.run(["receipt", wrong, *at])
+    for told in (summary, capsys.readouterr().out):
+        (line,) = (line for line in told.splitlines() if line.strip().startswith("cure "))
+        assert cure in line
+        assert ("rates.csv" in line) == (wrong == "price")
 
 
 def test_a_month_that_is_not_over_is_told_with_the_command_for_later(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
