@@ -562,7 +562,11 @@ RECONCILIATION = _table(
     ("channel", TEXT, "the channel, null where there is none or more than one"),
     ("our_amount", AMOUNT, "what we booked (of a bill: in its month), null while not known or where there is nothing"),
     ("vendor_amount", AMOUNT, "what the vendor says, null where the bill has nothing"),
-    ("difference", AMOUNT, "vendor_amount less our_amount; of a bill, a side that has nothing counts as zero"),
+    (
+        "difference",
+        AMOUNT,
+        "vendor_amount less our_amount; of a bill, a side that has nothing counts as zero, and where neither has it is null",
+    ),
     ("class", TEXT, "matched | mismatch | unknown (ours is not known yet); of a bill: matched | mismatch | vendor_only | ours_only"),
     _CURRENCY,
     ("vendor", TEXT, "who sent the bill, null unless source is bill"),

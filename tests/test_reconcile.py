@@ -388,6 +388,30 @@ def test_a_dispute_pack_proves_what_passed_before_any_seal_and_tells_none_of_it(
     assert "a key of yours" not in text  # what we should do is our own affair
 
 
+def test_a_difference_of_which_neither_side_is_known_is_null(home: Home, tmp_path: Path) -> None:
+    """A call without a price that the bill does not name has no amount on either side; the steps add up to the gap all the same."""
+    dark: list[Record] = [
+        request("dark", AT),
+        attempt("dark", at=AT, channel="routed", sent_model="dark"),
+        response("dark", at=AT + SECOND, usage=usage(10, 5)),
+    ]
+    plain: list[Record] = [
+        request("plain", AT),
+        attempt("plain", at=AT, channel="routed"),
+        response("plain", at=AT + SECOND, usage=usage(1000, 500)),
+    ]
+    built(home, [*dark, *plain], rates=RATES)
+    bill = tmp_path / "log.csv"
+    bill.write_text(HEAD + "chatcmpl-plain-1,0.005,1000,500,2026-10-10T12:00:00,m\n")
+    assert reconcile(home, bill, "Router") == 0
+    assert rows(home, "SELECT our_amount, vendor_amount, difference, class FROM reconciliation WHERE request_id = 'dark'") == [
+        {"our_amount": None, "vendor_amount": None, "difference": None, "class": "ours_only"}
+    ]
+    gap = "SELECT sum(amount) AS steps, any_value(gap) AS gap FROM reconciliation_waterfall"
+    differences = one(home, "SELECT sum(difference) AS sum FROM reconciliation WHERE source = 'bill'")["sum"]
+    assert one(home, gap) == {"steps": differences, "gap": differences}
+
+
 HEAD = "request_id,spend,prompt_tokens,completion_tokens,startTime,model\n"
 
 

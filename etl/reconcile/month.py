@@ -34,7 +34,7 @@ class Gap:
     our_total: Decimal
     gap: Decimal  # the vendor's total less ours, and the sum of the steps
     steps: tuple[GapStep, ...]
-    classes: tuple[tuple[str, int, int, int, Decimal], ...]  # class, comparisons, bill lines, our requests, difference
+    classes: tuple[tuple[str, int, int, int, Decimal | None], ...]  # class, comparisons, bill lines, our requests, difference
 
     @property
     def bars(self) -> tuple[Bar, ...]:
@@ -77,7 +77,7 @@ def gaps_of(connection: duckdb.DuckDBPyConnection, period: str) -> tuple[Gap, ..
     )
 
 
-def _classes(connection: duckdb.DuckDBPyConnection, vendor: str, period: str) -> tuple[tuple[str, int, int, int, Decimal], ...]:
+def _classes(connection: duckdb.DuckDBPyConnection, vendor: str, period: str) -> tuple[tuple[str, int, int, int, Decimal | None], ...]:
     return tuple(
         connection.execute(
             "SELECT class, count(*), sum(bill_lines)::BIGINT, sum(requests)::BIGINT, sum(difference)::DECIMAL(38,12) FROM reconciliation "

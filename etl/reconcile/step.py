@@ -368,7 +368,7 @@ def _group_rows(one: Compared, currency: str) -> Iterable[dict[str, Any]]:
             "channel": channels.pop() if len(channels) == 1 else None,
             "our_amount": found.our_amount,
             "vendor_amount": found.vendor_amount,
-            "difference": found.difference,
+            "difference": found.shown_difference,
             "class": found.kind,
             "currency": currency,
             "vendor": one.vendor,

@@ -91,6 +91,11 @@ class Explained:
         return (self.vendor_amount or ZERO) - (self.our_amount or ZERO)
 
     @property
+    def shown_difference(self) -> Decimal | None:
+        """The same for a reader: null where neither side is known. What is left out so is a zero, so that sums stay what they are."""
+        return None if self.vendor_amount is None and self.our_amount is None else self.difference
+
+    @property
     def step(self) -> str | None:
         """The largest step, by amount."""
         return max(self.steps, key=lambda name: (abs(self.steps[name]), -list(STEPS).index(name)), default=None)
