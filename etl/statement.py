@@ -187,13 +187,16 @@ PARTS: tuple[Part, ...] = (
     Part(
         "movers",
         "What changed most, by model",
-        """SELECT coalesce(n.model, b.model) AS model, (CASE WHEN b.model IS NULL THEN 0 ELSE b.charged END)::DECIMAL(38,12) AS month_before,
+        """SELECT coalesce(n.model, b.model) AS model,
+            -- a model that was not used cost nothing; of a month that the ledger does not have nobody knows
+            (CASE WHEN m.period IS NULL THEN NULL WHEN b.model IS NULL THEN 0 ELSE b.charged END)::DECIMAL(38,12) AS month_before,
             (CASE WHEN n.model IS NULL THEN 0 ELSE n.charged END)::DECIMAL(38,12) AS this_month,
             (this_month - month_before)::DECIMAL(38,12) AS change
         FROM (SELECT coalesce(public_model, api_model, 'none') AS model, sum(final_charge)::DECIMAL(38,12) AS charged FROM chosen GROUP BY 1) n
         FULL JOIN (SELECT coalesce(public_model, api_model, 'none') AS model, sum(final_charge)::DECIMAL(38,12) AS charged FROM before GROUP BY 1) b
             ON n.model = b.model
-        ORDER BY abs(change) DESC NULLS LAST, model LIMIT 10""",
+        LEFT JOIN periods m ON m.period = $previous
+        ORDER BY abs(CASE WHEN m.period IS NULL THEN this_month ELSE change END) DESC NULLS LAST, model LIMIT 10""",
         "nothing was spent in either month",
     ),
     Part(

@@ -289,6 +289,12 @@ def test_what_is_not_known_is_told_as_unknown(tmp_path: Path) -> None:
     assert "unknown" in told_by(statement_page(found))
 
 
+def test_without_a_month_before_nothing_is_set_beside_a_model(home: Home) -> None:
+    """The ledger begins with September: what its model cost in August is not nothing, it is not known."""
+    (mover,) = of(home, SEPTEMBER).as_json()["movers"]
+    assert mover == {"model": "GPT-4o mini", "month_before": None, "this_month": "0.000450000000", "change": None}
+
+
 def test_the_month_before_january_is_december() -> None:
     """And it is the year before's."""
     assert (previous("2026-01"), previous("2026-10")) == ("2025-12", "2026-09")
