@@ -46,7 +46,10 @@ def receipt_facts(receipt: Receipt) -> dict[str, Any]:
         "receipt": receipt,
         "told": told,
         "groups": _groups(receipt),
-        "prices": [(label, told.fact(receipt.facts, column)) for label, column in PRICES],
+        "prices": [
+            (label, told.fact(receipt.facts, column), "" if receipt.facts[column] is None else cell(receipt.facts["currency"]))
+            for label, column in PRICES
+        ],
         "timeline": page.chart(timeline(_spans(receipt))) if receipt.attempts else None,
         "undrawn": len(receipt.attempts[MOST_SPANS:]),
     }

@@ -401,6 +401,16 @@ def test_page_and_pdf_tell_every_fact_as_the_text_does(home: Home) -> None:
         assert ADMIN not in told
 
 
+def test_a_currency_stands_only_behind_an_amount(home: Home) -> None:
+    """The head of the page: what was charged has one, what the vendor did not say has none."""
+    receipt = _receipt(home, "req-1")
+    receipt.facts["vendor_charge"] = None
+    told = told_by(receipt_page(receipt))
+    assert f"charged {fact(receipt.facts, 'final_charge')} USD" in told
+    assert "it did not say" in told
+    assert "it did not say USD" not in told
+
+
 def test_a_page_is_one_file_that_runs_and_fetches_nothing(hostile: Receipt) -> None:
     """Names that are markup, templates or direction marks are shown as they were sent; nothing is linked, loaded or run."""
     page = receipt_page(hostile)
