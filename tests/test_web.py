@@ -24,7 +24,7 @@ from schemas.home import Home
 from schemas.records import Record
 from tests.billed import recorded
 from tests.hostile import HOSTILE, MARK
-from tests.rawdata import DAY, NOON, SECOND, attempt, broken, built, call, failure, request, response, rows, topup, usage
+from tests.rawdata import DAY, NOON, SECOND, attempt, broken, built, call, failure, more_rates, request, response, rows, topup, usage
 from tests.sidecar import ROOT, command
 
 PAGES = ("/", "/requests", "/routes", "/wallets", "/audit", "/prices", "/close", "/playground", "/live", "/sql")
@@ -270,6 +270,37 @@ def test_a_search_that_cannot_be_understood_is_told(pages: str, watched: Watched
         "from: write an instant as 2026-11-23T14:00 (UTC)",
         "least: write an amount as 0.05",
     ]
+
+
+@pytest.mark.parametrize("path", ["/", "/requests", "/routes", "/wallets", "/prices", "/close"])
+@pytest.mark.parametrize("month", ["2025-01", "xx"])
+def test_a_month_that_the_ledger_does_not_have_is_told(pages: str, path: str, month: str) -> None:
+    """The newest is shown in its place, and the page says so; of a month that is there, of all and of none nothing is said."""
+    status, text = get(f"{pages}{path}?period={month}")
+    assert (status, f"period: the ledger has no month {month}; 2026-10 is shown" in text) == (200, True)
+    for known in ("?period=2026-10", "?period=all", ""):
+        assert "the ledger has no month" not in get(pages + path + known)[1]
+
+
+def test_prices_that_differ_by_their_conditions_alone_can_be_told_apart(tmp_path: Path) -> None:
+    """By night and at weekends: each row names its hours and weekdays, is no change of another, and is per million as written."""
+    bound = (
+        "input 1",
+        "input 2 hours=22:00-06:00",
+        "output 1",
+        "output 2 days=sat,sun",
+        "cached_input 1",
+        "cached_input 2 region=eu from=2026-02-01T00:00:00Z",
+    )
+    night = [f"official night {price}{book}" for price in bound for book in ("", " book=list")]
+    home = Home(tmp_path)
+    built(home, call("r1"), rates=more_rates(*night))
+    with web(home) as address:
+        status, text = get(f"{address}/prices?model=night")
+    assert status == 200
+    table = text[text.index("List against contract") : text.index("In force")]
+    assert [table.count(word) for word in ("22:00-06:00", "sat,sun", ">eu<", ">1000000<", "1000000.0")] == [1, 1, 1, 6, 0]
+    assert "no price has changed yet" in text
 
 
 @pytest.mark.parametrize("path", ["/prices?at=", "/requests?from=", "/requests?after="])

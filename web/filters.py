@@ -9,7 +9,7 @@ from typing import Any
 
 import duckdb
 
-from web.page import Link, address
+from web.page import Link, Notice, address
 from web.reading import Asked
 
 EVERY = "all"
@@ -96,6 +96,14 @@ def choice_of(asked: Asked, periods: Sequence[str]) -> Choice:
         elif dimension.name in unknown:
             chosen[dimension.name] = None
     return Choice(period, chosen, asked.one(PLAYGROUND) == "1")
+
+
+def period_faults(asked: Asked, known: Sequence[str]) -> list[Notice]:
+    """A month in the address that the ledger does not have, and which one is shown in its place."""
+    month = asked.one("period")
+    if month in ("", EVERY, *known):
+        return []
+    return [Notice("bad", f"period: the ledger has no month {month}" + (f"; {known[-1]} is shown" if known else ""))]
 
 
 def periods(db: duckdb.DuckDBPyConnection) -> list[str]:

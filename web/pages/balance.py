@@ -9,7 +9,19 @@ import duckdb
 
 from etl.table import cell
 from web import figures
-from web.filters import BY_NAME, DIMENSIONS, EVERY, WAY_DOWN, Choice, choice_of, first_day, period_links, periods, playground_link
+from web.filters import (
+    BY_NAME,
+    DIMENSIONS,
+    EVERY,
+    WAY_DOWN,
+    Choice,
+    choice_of,
+    first_day,
+    period_faults,
+    period_links,
+    periods,
+    playground_link,
+)
 from web.page import UNKNOWN, Cell, Figure, Link, Notice, Page, Table, Tile, address, amount, count, instant, receipt_address, text
 from web.reading import Asked
 
@@ -32,7 +44,7 @@ def page(asked: Asked) -> Page:
         last, shown = _groups(groups, choice, following), _drawn(groups, BY_NAME[following].label)
     return Page(
         title="Where did the balance go?",
-        notices=_standing(db, choice.period),
+        notices=[*period_faults(asked, known), *_standing(db, choice.period)],
         trail=choice.trail(PATH) if choice.chosen else (),
         choices=[*period_links(choice, known, PATH), playground_link(choice, PATH)],
         tiles=_tiles(totals, address("/close", {"period": choice.period or EVERY}) + "#unpriced"),

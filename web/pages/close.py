@@ -10,7 +10,7 @@ from etl.close import LAWS, standing
 from etl.reconcile.month import Gap, gaps_of
 from etl.seals import SEAL_FILE, TABLES_FOLDER, folder, read_seals
 from web import figures
-from web.filters import choice_of, period_links, periods
+from web.filters import choice_of, period_faults, period_links, periods
 from web.page import Cell, Page, Table, address, amount, count, receipt_address, text
 from web.reading import Asked
 
@@ -49,6 +49,7 @@ def page(asked: Asked) -> Page:
     return Page(
         title="Close",
         lead="`make ledger` closes each month in order, a day after its end, when nothing stands against it.",
+        notices=period_faults(asked, known),
         choices=period_links(choice, known, PATH),
         figures=[figure for figure in drawn if figure is not None],
         tables=[

@@ -11,12 +11,16 @@ import duckdb
 
 from etl.table import cell
 from web import figures
-from web.filters import Choice, choice_of, period_links, periods, playground_link
+from web.filters import Choice, choice_of, period_faults, period_links, periods, playground_link
 from web.page import UNKNOWN, Cell, Field, Figure, Notice, Page, Table, amount, count, instant, instant_of, text
 from web.reading import Asked
 
 PATH = "/prices"
 TOP = 500
+# What a price may be bound to beside its meter: rows that differ in one of these alone are different prices.
+CONDITIONS = ("service_tier", "min_input_tokens", "hours", "weekdays", "region", "endpoint", "marginal")
+CONDITION_TITLES = ("tier", "from tokens", "hours", "weekdays", "region", "endpoint", "marginal")
+_CONDITIONS = ", ".join(CONDITIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ def page(asked: Asked) -> Page:
     known = periods(db)
     choice = choice_of(asked, known)
     given = {name: asked.one(name) for name in ("at", "model", "channel")}
-    notices = []
+    notices = period_faults(asked, known)
     at = instant_of(given["at"])
     if given["at"] and at is None:
         notices.append(Notice("bad", "as of: write an instant as 2026-11-23 or 2026-11-23T14:00 (UTC)"))
@@ -54,9 +58,8 @@ def page(asked: Asked) -> Page:
         ).fetchall()[0]
     values = {"at": at, "model": given["model"], "channel": given["channel"]}
     rows = db.execute(
-        """
-        SELECT channel, model, meter, book, price, per, currency, service_tier, min_input_tokens, hours, weekdays, effective_from,
-            effective_to, source, note
+        f"""
+        SELECT channel, model, meter, book, price, per, currency, {_CONDITIONS}, effective_from, effective_to, source, note
         FROM model_prices
         WHERE effective_from <= $at AND (effective_to IS NULL OR effective_to > $at)
             AND ($model = '' OR model = $model) AND ($channel = '' OR channel = $channel)
@@ -66,12 +69,12 @@ def page(asked: Asked) -> Page:
         values,
     ).fetchall()
     changes = db.execute(
-        """
+        f"""
         WITH history AS (
             SELECT *, lag(unit_price) OVER w AS before, lag(price) OVER w AS price_before FROM model_prices
-            WINDOW w AS (PARTITION BY channel, model, meter, book, service_tier, min_input_tokens, hours, weekdays ORDER BY effective_from)
+            WINDOW w AS (PARTITION BY channel, model, meter, book, {_CONDITIONS} ORDER BY effective_from)
         )
-        SELECT effective_from, channel, model, meter, book, service_tier, price_before, price, per, currency, source
+        SELECT effective_from, channel, model, meter, book, price_before, price, per, currency, source, {_CONDITIONS}
         FROM history WHERE before IS DISTINCT FROM unit_price AND before IS NOT NULL
             AND ($model = '' OR model = $model) AND ($channel = '' OR channel = $channel)
         ORDER BY effective_from DESC, channel, model, meter LIMIT 200
@@ -105,37 +108,35 @@ def page(asked: Asked) -> Page:
             ),
             Table(
                 "List against contract",
-                ("channel", "model", "meter", "tier", "from tokens", "list", "contract", "difference", "of list", "per", "currency"),
+                ("channel", "model", "meter", *CONDITION_TITLES, "list", "contract", "difference", "of list", "per", "currency"),
                 [
-                    (text(channel), text(model), text(meter), text(tier or ""), text(least or ""), amount(listed, currency),
-                     amount(price, currency), amount(price - listed, currency),
+                    (text(channel), text(model), text(meter), *_conditions(bound), amount(listed, currency), amount(price, currency),
+                     amount(price - listed, currency),
                      Cell(f"{price * 100 / listed:.1f} %", f"{price:f} of {listed:f}", right=True) if listed else Cell("-", right=True),
-                     text(f"{per:f}"), text(currency))
-                    for channel, model, meter, tier, least, listed, price, per, currency in _beside_list(db, values)
+                     _per(per), text(currency))
+                    for channel, model, meter, listed, price, per, currency, *bound in _beside_list(db, values)
                 ],
                 "no price in force has a list price beside it: rows of rates.csv with `list` as their book are the reference",
                 name="list",
             ),
             Table(
                 "In force",
-                ("channel", "model", "meter", "book", "price", "per", "currency", "tier", "from tokens", "hours", "weekdays", "since",
-                 "until", "source", "note"),
+                ("channel", "model", "meter", "book", "price", "per", "currency", *CONDITION_TITLES, "since", "until", "source", "note"),
                 [
-                    (text(channel), text(model), text(meter), text(book), amount(price, currency), text(f"{per:f}"), text(currency),
-                     text(tier or ""), text(least or ""), text(hours or ""), text(weekdays or ""), instant(since),
-                     instant(until) if until else text(""), text(source or ""), text(note or ""))
-                    for channel, model, meter, book, price, per, currency, tier, least, hours, weekdays, since, until, source, note in rows[:TOP]
+                    (text(channel), text(model), text(meter), text(book), amount(price, currency), _per(per), text(currency),
+                     *_conditions(bound), instant(since), instant(until) if until else text(""), text(source or ""), text(note or ""))
+                    for channel, model, meter, book, price, per, currency, *bound, since, until, source, note in rows[:TOP]
                 ],
                 "no price is in force",
                 note=f"the first {TOP} are shown; name a model or a channel" if len(rows) > TOP else None,
             ),
             Table(
                 "What changed",
-                ("from", "channel", "model", "meter", "book", "tier", "before", "after", "per", "source"),
+                ("from", "channel", "model", "meter", "book", *CONDITION_TITLES, "before", "after", "per", "source"),
                 [
-                    (instant(since), text(channel), text(model), text(meter), text(book), text(tier or ""), amount(before, currency),
-                     amount(price, currency), text(f"{per:f}"), text(source or ""))
-                    for since, channel, model, meter, book, tier, before, price, per, currency, source in changes
+                    (instant(since), text(channel), text(model), text(meter), text(book), *_conditions(bound), amount(before, currency),
+                     amount(price, currency), _per(per), text(source or ""))
+                    for since, channel, model, meter, book, before, price, per, currency, source, *bound in changes
                 ],
                 "no price has changed yet",
                 name="changes",
@@ -159,21 +160,29 @@ def _paid(db: duckdb.DuckDBPyConnection, choice: Choice) -> list[Paid]:
 def _beside_list(db: duckdb.DuckDBPyConnection, values: dict[str, object]) -> list[tuple[Any, ...]]:
     """Each contract price in force with the list price of the same conditions, that of its own channel before that of any, per the same units."""
     return db.execute(
-        """
+        f"""
         WITH force AS (SELECT * FROM model_prices WHERE effective_from <= $at AND (effective_to IS NULL OR effective_to > $at))
-        SELECT c.channel, c.model, c.meter, c.service_tier, c.min_input_tokens,
-            (l.unit_price * c.per::DECIMAL(18,0))::DECIMAL(38,12), c.price, c.per, c.currency
+        SELECT c.channel, c.model, c.meter, (l.unit_price * c.per::DECIMAL(18,0))::DECIMAL(38,12), c.price, c.per, c.currency,
+            {", ".join(f"c.{name}" for name in CONDITIONS)}
         FROM force c JOIN force l ON l.book = 'list' AND c.meter = l.meter AND c.currency = l.currency
             AND l.channel IN (c.channel, '*') AND l.model IN (c.model, '*')
-            AND c.service_tier IS NOT DISTINCT FROM l.service_tier AND c.min_input_tokens IS NOT DISTINCT FROM l.min_input_tokens
-            AND c.hours IS NOT DISTINCT FROM l.hours AND c.weekdays IS NOT DISTINCT FROM l.weekdays
-            AND c.region IS NOT DISTINCT FROM l.region AND c.endpoint IS NOT DISTINCT FROM l.endpoint
+            AND {" AND ".join(f"c.{name} IS NOT DISTINCT FROM l.{name}" for name in CONDITIONS)}
         WHERE c.book = 'charge' AND ($model = '' OR c.model = $model) AND ($channel = '' OR c.channel = $channel)
         QUALIFY row_number() OVER (PARTITION BY c.rate_id ORDER BY (l.channel = '*')::INTEGER, (l.model = '*')::INTEGER, l.rate_id) = 1
         ORDER BY c.model, c.channel, c.meter, c.line LIMIT 500
         """,
         values,
     ).fetchall()
+
+
+def _conditions(bound: Sequence[Any]) -> list[Cell]:
+    """The cells of CONDITIONS; empty where a price is not bound."""
+    return [text("" if value is None or value is False else cell(value)) for value in bound]
+
+
+def _per(units: Decimal) -> Cell:
+    """How many units a price is for, as a person writes it."""
+    return text(f"{units.normalize():f}")
 
 
 def _figures(paid: Sequence[Paid]) -> list[Figure]:

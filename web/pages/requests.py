@@ -7,7 +7,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from etl.receipt import matches
-from web.filters import BY_NAME, choice_of, period_links, periods, playground_link
+from web.filters import BY_NAME, choice_of, period_faults, period_links, periods, playground_link
 from web.page import Field, Link, Notice, Page, Table, address, amount, count, instant, instant_of, ms, receipt_address, text
 from web.reading import Asked
 
@@ -97,7 +97,7 @@ def page(asked: Asked) -> Page:
     return Page(
         title="Requests and receipts",
         lead="Any id works: ours, the client's, the vendor's, a wallet entry's.",
-        notices=[Notice("bad", fault) for fault in search.faults],
+        notices=[*period_faults(asked, known), *(Notice("bad", fault) for fault in search.faults)],
         trail=choice.trail(PATH) if choice.chosen else (),
         choices=[*period_links(choice, known, PATH, asked_for), playground_link(choice, PATH, asked_for)],
         fields=_fields(choice.chosen, given),

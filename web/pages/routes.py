@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from web import figures
 from web.figures import as_decimal
-from web.filters import choice_of, first_day, period_links, periods
+from web.filters import choice_of, first_day, period_faults, period_links, periods
 from web.page import Cell, Figure, Notice, Page, Table, amount, count, ms, text
 from web.reading import Asked
 
@@ -62,7 +62,10 @@ def page(asked: Asked) -> Page:
         title="Route health",
         lead="Times are those of tries that ended ok, start to end, by nearest rank. What a fallback added is the time that passed before the backup was asked.",
         choices=period_links(choice, known, PATH),
-        notices=[Notice("bad", f"{different:,} tries were answered by another model than the one sent", "#substitution")] if different else (),
+        notices=[
+            *period_faults(asked, known),
+            *([Notice("bad", f"{different:,} tries were answered by another model than the one sent", "#substitution")] if different else []),
+        ],
         figures=[*_figures(days, currency, since), *figures.by_day("Time that fallbacks added, p50", _added(asked, choice.period), "ms", since)],
         tables=[
             Table(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import duckdb
 
 from web import figures
-from web.filters import choice_of, period_links, periods
+from web.filters import EVERY, choice_of, period_faults, period_links, periods
 from web.page import Cell, Field, Link, Page, Table, address, amount, instant, receipt_address, text
 from web.reading import Asked
 
@@ -24,11 +24,14 @@ def page(asked: Asked) -> Page:
     known = periods(db)
     choice = choice_of(asked, known)
     given = {name: asked.one(name) for name in ("period", "wallet", "bucket", "after", "kind")}
+    if given["period"] not in ("", EVERY):
+        given["period"] = choice.period or ""
     kept = {name: given[name] for name in ("wallet", "bucket", "kind") if given[name]}
     return Page(
         title="Wallets",
         lead="Official credit, routed balances and pools are never netted against one another.",
         trail=[Link("all wallets", PATH), Link(f"{given['wallet']} {given['bucket']}".rstrip(), "", here=True)] if given["wallet"] else (),
+        notices=period_faults(asked, known),
         choices=period_links(choice, known, PATH, kept),
         fields=[
             Field("wallet", "wallet", given["wallet"]),
@@ -133,7 +136,7 @@ def _statement(db: duckdb.DuckDBPyConnection, given: Mapping[str, str]) -> Table
         if given[name]:
             conditions.append(f"{name} = ${name}")
             values[name] = given[name]
-    if given["period"]:  # a month that is not known, and `all`, leave every month
+    if given["period"]:  # `all` leaves every month
         conditions.append("posted_at >= coalesce((SELECT starts_at FROM periods WHERE period = $period), posted_at)")
         conditions.append("posted_at < coalesce((SELECT ends_at FROM periods WHERE period = $period), posted_at + INTERVAL 1 DAY)")
         values["period"] = given["period"]
