@@ -1,7 +1,8 @@
 """What is left of each top-up: charges and everything else that leaves a bucket is drawn from its lots, in an order that is data.
 
 The order is the table ORDER below. A gain that no top-up brought (a refund, an adjustment upwards) belongs to no lot
-and is spent first. Between two top-ups only the net movement counts, so SQL adds up the stretches and Python walks them.
+and is spent first. A top-up that is reversed takes back its own lot, and what was spent from it is drawn from the others. Between
+two of those only the net movement counts, so SQL adds up the stretches and Python walks them.
 """
 
 from __future__ import annotations
@@ -25,16 +26,25 @@ ORDER = ("expires", "posted_at", "lot_id")
 ZERO = Decimal(0)
 _REMAINING = pa.schema([("lot_id", pa.string()), ("remaining", pa.decimal128(38, 12)), ("paid_for_spent", pa.decimal128(38, 12))])
 
+# Each stretch begins with a top-up, or with the reversal of one: both by the name of its lot. What came late is posted at one and the
+# same instant, so that there a reversal stands behind what it names.
 _STRETCHES = """
-    WITH movements AS (
-        SELECT s.wallet, s.bucket, s.currency, s.posted_at, s.entry_id, s.amount, l.lot_id
+    WITH named AS (
+        SELECT lot_id AS entry_id, lot_id, false AS is_reversal FROM every_lot
+        UNION ALL
+        SELECT r.entry_id, l.lot_id, true FROM published.journal r
+        JOIN published.journal t ON r.reverses = t.transaction_id AND r.account = t.account
+        JOIN every_lot l ON t.entry_id = l.lot_id
+    ),
+    movements AS (
+        SELECT s.wallet, s.bucket, s.currency, s.posted_at, s.entry_id, s.amount, n.lot_id, coalesce(n.is_reversal, false) AS is_reversal
         FROM (SELECT * FROM wallet_statement UNION ALL BY NAME SELECT * FROM published.wallet_statement) s
-        LEFT JOIN every_lot l ON s.entry_id = l.lot_id
+        LEFT JOIN named n ON s.entry_id = n.entry_id
         WHERE (s.wallet, s.bucket, s.currency) IN (SELECT (wallet, bucket, currency) FROM every_lot)
     ),
     stretched AS (
         SELECT *, sum(CASE WHEN lot_id IS NULL THEN 0 ELSE 1 END) OVER (
-            PARTITION BY wallet, bucket, currency ORDER BY posted_at, entry_id ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
+            PARTITION BY wallet, bucket, currency ORDER BY posted_at, is_reversal, entry_id ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
         ) AS stretch
         FROM movements
     )
@@ -69,14 +79,26 @@ class Bucket:
 
     loose: Decimal = ZERO
     left: dict[Lot, Decimal] = field(default_factory=dict)
+    taken_back: set[Lot] = field(default_factory=set)
 
     def add(self, lot: Lot) -> None:
         """A top-up; what is overdrawn is taken from it at once."""
         self.left[lot] = lot.credit
         self.move(ZERO)
 
+    def take_back(self, lot: Lot) -> None:
+        """The reversal of a top-up: what is left of it goes, and what was spent from it is drawn from what else there is."""
+        missing = EXACT.subtract(self.left[lot], lot.credit)
+        self.left[lot] = ZERO
+        self.taken_back.add(lot)
+        self.move(missing)
+
+    def spent(self, lot: Lot) -> Decimal:
+        """What was drawn from a lot in the end: nothing of one that was taken back."""
+        return ZERO if lot in self.taken_back else EXACT.subtract(lot.credit, self.left[lot])
+
     def move(self, amount: Decimal) -> None:
-        """The net of everything else since the last top-up."""
+        """The net of everything else since the last top-up or reversal of one."""
         self.loose = EXACT.add(self.loose, amount)
         for lot in sorted(self.left, key=lambda lot: lot.rank):
             if self.loose >= 0:
@@ -86,14 +108,16 @@ class Bucket:
             self.loose = EXACT.add(self.loose, taken)
 
 
-def draw(steps: Iterable[tuple[Lot | None, Decimal]]) -> dict[Lot, Decimal]:
-    """What is left of each lot of one bucket after its stretches: each a top-up, or null at first, and the net movement after it."""
+def draw(steps: Iterable[tuple[Lot | None, Decimal]]) -> Bucket:
+    """One bucket after its stretches: each a top-up, or its reversal where the lot comes again, or null at first, and the net movement after it."""
     bucket = Bucket()
     for lot, amount in steps:
-        if lot is not None:
+        if lot in bucket.left:
+            bucket.take_back(lot)
+        elif lot is not None:
             bucket.add(lot)
         bucket.move(amount)
-    return bucket.left
+    return bucket
 
 
 def make_lots(connection: duckdb.DuckDBPyConnection, closed: Closed) -> int:
@@ -104,12 +128,12 @@ def make_lots(connection: duckdb.DuckDBPyConnection, closed: Closed) -> int:
     lots = connection.execute("SELECT lot_id, posted_at, credit, expires, paid FROM every_lot").fetchall()
     known = {row[0]: Lot(*row) for row in lots}
     buckets: dict[tuple[str, str, str], list[tuple[Lot | None, Decimal]]] = {}
-    for wallet, bucket, currency, lot_id, amount in connection.execute(_STRETCHES).fetchall():
-        buckets.setdefault((wallet, bucket, currency), []).append((known[lot_id] if lot_id else None, amount))
+    for wallet, name, currency, lot_id, amount in connection.execute(_STRETCHES).fetchall():
+        buckets.setdefault((wallet, name, currency), []).append((known[lot_id] if lot_id else None, amount))
     rows = [
-        {"lot_id": lot.lot_id, "remaining": left, "paid_for_spent": lot.paid_for(EXACT.subtract(lot.credit, left))}
-        for steps in buckets.values()
-        for lot, left in draw(steps).items()
+        {"lot_id": lot.lot_id, "remaining": left, "paid_for_spent": lot.paid_for(bucket.spent(lot))}
+        for bucket in map(draw, buckets.values())
+        for lot, left in bucket.left.items()
     ]
     table(connection, "lot_remaining", pa.Table.from_pylist(rows, _REMAINING))
     connection.execute(

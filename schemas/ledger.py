@@ -342,7 +342,7 @@ WALLET_LOTS = _table(
     "wallet_lots",
     "One row per top-up as a lot. What a bucket spends is taken first from credit that no top-up brought (refunds, adjustments), then "
     "from its lots: the one that lapses first, and of equals the oldest; a lot is drawn only from when it was posted, and what is "
-    "overdrawn is taken from the next.",
+    "overdrawn is taken from the next. The reversal of a top-up takes back its own lot, and what was spent from it is drawn from the others.",
     "wallet bucket posted_at lot_id",
     ("lot_id", TEXT, "the wallet's journal entry of the top-up"),
     ("wallet", TEXT, "the wallet"),
@@ -353,11 +353,11 @@ WALLET_LOTS = _table(
     ("credit", AMOUNT, "what it added to the balance, bonus included"),
     ("bonus", AMOUNT, "of this, given and not bought"),
     ("expires", INSTANT, "when it lapses, null if it does not; nothing lapses without an entry that says so"),
-    ("remaining", AMOUNT, "what is left of it after everything posted"),
+    ("remaining", AMOUNT, "what is left of it after everything posted; 0 where it was reversed"),
     (
         "paid_for_spent",
         AMOUNT,
-        "the money that the spent part cost: paid x (credit - remaining) / credit, half to even; null if nobody said what was paid",
+        "the money that the spent part cost: paid x (credit - remaining) / credit, half to even; 0 of a reversed top-up; null if nobody said",
     ),
     ("period", TEXT, "the month it was booked in"),
 )

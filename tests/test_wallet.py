@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 import click
+import duckdb
 import orjson
 import pytest
 from click.testing import CliRunner
 
+from etl.build import build
+from etl.close import close
 from etl.lots import Lot, draw
 from proxy.commands.wallet import (
     ADJUST,
@@ -30,9 +34,10 @@ from proxy.commands.wallet import (
 from schemas.book import load_book
 from schemas.frames import Frame
 from schemas.home import Home
+from schemas.instants import parse_instant
 from schemas.records import Event, Instant
 from schemas.spool import unsealed
-from tests.rawdata import DAY, HOUR, NOON, SECOND, attempt, built, call, event, one, request, rows, topup, write_book
+from tests.rawdata import DAY, HOUR, NOON, SECOND, Archive, attempt, built, call, event, one, request, rows, topup, write_book
 
 CHARGE = Decimal("0.00045")  # call(): 1000 in at 0.15 and 500 out at 0.60 a million = 0.00015 + 0.00030
 
@@ -180,12 +185,17 @@ def lot(name: str, posted: int, credit: str, expires: int | None = None) -> Lot:
         ([(None, "-2"), (lot("a", 3, "5"), "-1")], {"a": "2"}),
         # a gain that no top-up brought is spent first
         ([(lot("a", 1, "5"), "2"), (lot("b", 3, "5"), "-3")], {"a": "4", "b": "5"}),
+        # a top-up taken back, here the second, is its own lot, and nothing else moves
+        ([(lot("a", 1, "5"), "0"), (lot("b", 2, "5"), "0"), (lot("b", 2, "5"), "0")], {"a": "5", "b": "0"}),
+        # what was spent from it is drawn from credit that no top-up brought, then from the others, then overdraws
+        ([(lot("a", 1, "5"), "-4"), (lot("b", 2, "5"), "1"), (lot("a", 1, "5"), "0")], {"a": "0", "b": "2"}),
+        ([(lot("a", 1, "5"), "-4"), (lot("a", 1, "5"), "0"), (lot("b", 2, "5"), "0")], {"a": "0", "b": "1"}),
     ],
 )
 def test_lots_are_drawn_in_order(steps: list[tuple[Lot | None, str]], left: dict[str, str]) -> None:
     """The draw-down order worked by hand: first to lapse, then oldest; loose credit before any lot."""
     found = draw((lot, Decimal(amount)) for lot, amount in steps)
-    assert {lot.lot_id: value for lot, value in found.items()} == {name: Decimal(text) for name, text in left.items()}
+    assert {lot.lot_id: value for lot, value in found.left.items()} == {name: Decimal(text) for name, text in left.items()}
 
 
 def test_what_is_left_of_the_lots_is_the_balance(home: Home) -> None:
@@ -207,6 +217,53 @@ def test_what_is_left_of_the_lots_is_the_balance(home: Home) -> None:
         {"paid": None, "credit": Decimal("0.0003"), "bonus": 0, "expires": day(10), "remaining": 0, "paid_for_spent": None},
     ]
     assert sum(row["remaining"] for row in found) == one(home, "SELECT balance FROM wallet_balances")["balance"]
+
+
+def reversal(event_id: str, of: str, at: int) -> Event:
+    named = "tx_" + hashlib.sha256(f"event\x1f{of}".encode()).hexdigest()[:32]
+    return event(event_id, "wallet_reverse", at, actor="ann", reason="r", reference="x", transaction=named)
+
+
+LOTS = "SELECT paid, remaining, paid_for_spent FROM wallet_lots ORDER BY paid"
+
+
+def test_a_reversed_top_up_takes_back_its_own_lot(home: Home) -> None:
+    """Money taken back is not spent. The call costs 0.00045 and was drawn from the older lot.
+
+    The younger one reversed: it goes whole, and the older one has 50 - 0.00045 = 49.99955 left, whose spent part cost
+    40 x 0.00045 / 50 = 0.00036. The older one reversed: the call is drawn from the younger one, 45 x 0.00045 / 50 = 0.000405.
+    """
+    recorded = [topup("t1", "50", NOON - 2 * DAY, paid="40"), topup("t2", "50", NOON - DAY, paid="45"), *call("r1")]
+    for reversed_id, left in {
+        "t2": [(40, Decimal("49.99955"), Decimal("0.00036")), (45, 0, 0)],
+        "t1": [(40, 0, 0), (45, Decimal("49.99955"), Decimal("0.000405"))],
+    }.items():
+        of_its_own = Home(home.root / reversed_id)
+        built(of_its_own, [*recorded, reversal("v1", reversed_id, NOON + DAY)])
+        assert [tuple(row.values()) for row in rows(of_its_own, LOTS)] == left
+        assert one(of_its_own, "SELECT balance FROM wallet_balances") == {"balance": Decimal("49.99955")}
+
+
+def test_a_lot_of_a_closed_month_is_taken_back_later(home: Home) -> None:
+    """October is sealed with both lots whole and stays so; November's ledger takes the second back, built on or from the seal alone.
+
+    What came late for October is posted at one instant, whatever its ids: there too the reversal stands behind its top-up.
+    """
+    write_book(home)
+    archive = Archive(home)
+    archive.seal([topup("t1", "50", paid="40"), topup("t2", "50", paid="45")])
+    november = parse_instant("2026-11-03T00:00:00Z")
+    assert close(home, november).closed == ("2026-10",)
+    late = [record for n in range(8) for record in (topup(f"l{n}", "1", paid=f"{n}"), reversal(f"w{n}", f"l{n}", NOON + DAY))]
+    archive.seal([reversal("v1", "t2", november), *late])
+    for _ in ("going on", "from the seal"):
+        build(home, as_of=november + DAY)
+        assert [tuple(row.values()) for row in rows(home, LOTS)] == [*((n, 0, 0) for n in range(8)), (40, 50, 0), (45, 0, 0)]
+        assert close(home, november + DAY, period="2026-10").verified == ("2026-10",)
+        home.ledger_file.unlink()
+    with duckdb.connect() as connection:
+        connection.execute("SELECT remaining FROM read_parquet(?)", [str(home.ledger / "2026-10/tables/wallet_lots.parquet")])
+        assert connection.fetchall() == [(50,), (50,)]
 
 
 # ---- what a person may write ----
