@@ -5,13 +5,11 @@ from __future__ import annotations
 import copy
 import importlib
 import os
-import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -99,7 +97,7 @@ def _loaded(target: str) -> Any:
 
 def _set_home(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
     if value is not None or context.obj is None:
-        context.obj = Home.find(value)
+        context.find_root().obj = context.obj = Home.find(value)  # at the root too, where an error's cure names it
 
 
 def _home_option() -> click.Option:
@@ -137,6 +135,15 @@ class Roof(click.Group):
         command.name = cmd_name
         command.params = [*command.params, _home_option()]
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it; what cures an error is told with the home that was meant."""
+        try:
+            return super().invoke(ctx)
+        except LedgerError as error:
+            if ctx.parent is None:
+                error.cure = ctx.obj.typed(error.cure)
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The table's own summaries: listing the commands loads none of them."""
@@ -231,7 +238,7 @@ def ledger(  # noqa: PLR0913, PLR0917  a command takes one argument for each of 
     _say("sealing what was recorded")
     seal(home, now, store)
     if not manifest.read(home.manifest):
-        click.echo("{}" if as_json else GET_TRAFFIC.format(home=home.root, command=_command(home)))
+        click.echo("{}" if as_json else GET_TRAFFIC.format(home=home.root, command=home.command))
         return 0
     _note_book(home, now, by, reason)
     if reopen is None and not no_close:
@@ -257,9 +264,9 @@ def ledger(  # noqa: PLR0913, PLR0917  a command takes one argument for each of 
         if period is not None:
             require_period(connection, period)
         summary = summarise(connection, period)
-    click.echo(orjson.dumps(summary.as_json(), option=orjson.OPT_INDENT_2) if as_json else summary.as_text(_command(home)))
+    click.echo(orjson.dumps(summary.as_json(), option=orjson.OPT_INDENT_2) if as_json else summary.as_text(home))
     for refusal in done.refusals:
-        _say(f"{refusal}{_same_home(home)}")
+        _say(str(replace(refusal, cure=home.typed(refusal.cure))))
     return 1 if done.refusals else 0
 
 
@@ -407,16 +414,6 @@ def _append(home: Home, now: int, entries: Sequence[tuple[str, str | None, str |
         for event, actor, reason, facts in entries
     ]
     append_once(home, ADMIN_SLOT, events)
-
-
-def _command(home: Home) -> str:
-    """How a person names this home on the command line: not at all where it is the default one."""
-    return "tokenledger" if home.root == Path("data").absolute() else f"tokenledger --home {shlex.quote(str(home.root))}"
-
-
-def _same_home(home: Home) -> str:
-    """What a command that ends here needs so that, typed in the same shell, it finds this home."""
-    return "" if Home.find(None).root == home.root else f" --home {shlex.quote(str(home.root))}"
 
 
 def _say(text: str) -> None:

@@ -63,7 +63,7 @@ class NotClosedError(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One thing that stands against closing a month, and the cure, whose last words are the command: who shows it may add options."""
+    """One thing that stands against closing a month, and the cure: who shows it to a person names the home in its command (Home.typed)."""
 
     period: str
     reason: str

@@ -88,8 +88,8 @@ def sums(receipts: Sequence[Receipt]) -> list[tuple[Any, ...]]:
     return [(t.wallet, t.bucket, t.attempts, t.charged, t.currency, t.unknown) for t in totals(receipts)]
 
 
-def as_text(run_id: str, receipts: Sequence[Receipt]) -> str:
-    """The run for people: one line a request, one total a bucket."""
+def as_text(run_id: str, receipts: Sequence[Receipt], command: str) -> str:
+    """The run for people: one line a request, one total a bucket; `command` is how ours is typed."""
     return "\n".join(
         [
             f"Run {cell(run_id)}: {len(receipts)} requests ({statuses(receipts)})",
@@ -99,6 +99,6 @@ def as_text(run_id: str, receipts: Sequence[Receipt]) -> str:
             "Paid from",
             render(SUM_COLUMNS, sums(receipts), indent="  "),
             "",
-            f"One of them in full: tokenledger receipt {receipts[0].request_id}",
+            f"One of them in full: {command} receipt {receipts[0].request_id}",
         ]
     )

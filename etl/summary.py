@@ -9,6 +9,7 @@ import duckdb
 
 from etl.cures import cures_of
 from etl.table import jsonable, render
+from schemas.home import Home
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +158,13 @@ class Summary:
             block.question.key: [dict(zip(block.columns, map(jsonable, row), strict=True)) for row in block.rows] for block in self.blocks
         }
 
-    def as_text(self, command: str) -> str:
-        """One table a block, then what to type next, where `command` begins each line."""
+    def as_text(self, home: Home) -> str:
+        """One table a block, then what to type next for this home."""
         lines: list[str] = []
+        command = home.command
         for block in self.blocks:
             lines += [block.question.title, render(block.columns, block.rows, indent="  ") if block.rows else f"  {block.question.none}"]
-            lines += [*(f"  {then}" for then in block.then), ""]
+            lines += [*(f"  {home.typed(then)}" for then in block.then), ""]
         lines.append("Next")
         if self.newest is None:
             lines.append(f"  no requests yet: `{command} proxy` opens both doors, `{command} env` prints what puts clients behind them")

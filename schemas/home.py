@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
+
+# A command of ours in a text for people: its name as a word of its own, with a subcommand behind it.
+_COMMAND = re.compile(r"(?<![\w/.-])tokenledger(?= [a-z])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +22,15 @@ class Home:
     def find(cls, option: str | None) -> Home:
         """`--home DIR`, else TOKENLEDGER_HOME, else ./data."""
         return cls(Path(option or os.environ.get("TOKENLEDGER_HOME") or "data").absolute())
+
+    @property
+    def command(self) -> str:
+        """How a person types our command for this home, which is named unless it is the default one."""
+        return "tokenledger" if self.root == Path("data").absolute() else f"tokenledger --home {shlex.quote(str(self.root))}"
+
+    def typed(self, text: str) -> str:
+        """A text of ours with its commands as they are typed for this home, so that none acts on another when it is pasted."""
+        return _COMMAND.sub(lambda _: self.command, text)
 
     @property
     def book(self) -> Path:

@@ -130,7 +130,10 @@ def test_an_error_says_what_and_the_cure(home: Home) -> None:
     """A reader without a ledger fails with exit code 1, the reason and the command that cures it on stderr."""
     failed = tokenledger(home, "sql", "SELECT 1")
     assert (failed.returncode, failed.stdout) == (1, "")
-    assert failed.stderr.splitlines() == [f"error: no ledger has been published at {home.ledger_file}", "  cure: tokenledger ledger"]
+    assert failed.stderr.splitlines() == [
+        f"error: no ledger has been published at {home.ledger_file}",
+        f"  cure: tokenledger --home {home.root} ledger",
+    ]
 
 
 def test_home_is_found_in_its_order(home: Home, tmp_path: Path) -> None:

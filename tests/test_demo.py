@@ -70,6 +70,7 @@ def test_the_demo_end_to_end(tmp_path: Path) -> None:
         assert len(questions) == 5
         for question in questions:
             assert connection.execute(question).fetchall(), question
+    assert f'all of them: tokenledger --home {home} sql "FROM data_quality"' in told.stdout
     lines = told.stdout.partition("What to type next\n")[2].splitlines()
     commands = [shlex.split(line) for line in lines if ".venv/bin/tokenledger" in line]
     assert len(commands) == 5

@@ -336,7 +336,7 @@ def test_a_run_adds_up_without_netting_buckets(home: Home) -> None:
     totals = {total.bucket: (total.attempts, total.charged, total.unknown) for total in agent_run.totals(receipts)}
     assert totals == {"official_credit": (2, Decimal("0.001775"), 1), "routed_balance": (2, Decimal("0.0001"), 0)}
     assert agent_run.as_json("run-7", receipts)["totals"][0]["charged"] == "0.001775000000"
-    text = agent_run.as_text("run-7", receipts)
+    text = agent_run.as_text("run-7", receipts, "tokenledger")
     assert "3 requests (1 failed, 2 ok)" in text
     write_book(home)
     with pytest.raises(UnknownRunError):

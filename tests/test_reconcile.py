@@ -258,7 +258,7 @@ def test_the_page_tells_totals_classes_steps_and_what_to_do(traffic_home: Home, 
         "multiplier              0.000600000000",
         "the bill states a factor of 1.2",
         "append the row to book/rates.csv",
-        "tokenledger receipt",
+        f"tokenledger --home {traffic_home.root} receipt",
     ):
         assert text in page
 

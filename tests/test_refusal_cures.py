@@ -83,7 +83,7 @@ def refused(said: str) -> list[Refusal]:
 def typed(home: Home, cure: str) -> int:
     """Do what the cure says: write the row it shows, or run the command it ends with."""
     said = re.sub(r"\b(" + "|".join(WORDS) + r")\b", lambda word: WORDS[word[0]], cure)
-    row = re.match(r"add the row to (book/\w+\.csv): (.*); then tokenledger rates check", said)
+    row = re.match(r"add the row to (book/\w+\.csv): (.*); then tokenledger .*rates check", said)
     if row:
         with (home.root / row[1]).open("a") as file:
             file.write(row[2] + "\n")
@@ -131,16 +131,44 @@ def test_summary_and_receipt_tell_the_cure_of_what_is_unknown(
 
 
 def test_a_month_that_is_not_over_is_told_with_the_command_for_later(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The cure ends with the command, this home included, and that closes it once the month is over; so does that of a month before."""
+    """The cure is the command, this home included, and that closes it once the month is over; so does that of a month before."""
     home = Home(tmp_path / "the home")
     write_book(home)
     Archive(home).seal([*call("r1"), *call("n1", NOON + 31 * DAY)])
     close = ["ledger", "--as-of", "2026-10-20T00:00:00Z", "--home", str(home.root)]
     assert tokenledger.run([*close, "--period", "2026-11"]) == 1
     over, before = (refusal.cure for refusal in refused(capsys.readouterr().err))
-    ends = f" --home {shlex.quote(str(home.root))}"
-    assert (over, before) == (f"after that: tokenledger ledger --period 2026-11{ends}", f"tokenledger ledger --period 2026-10{ends}")
+    ours = f"tokenledger --home {shlex.quote(str(home.root))}"
+    assert (over, before) == (f"after that: {ours} ledger --period 2026-11", f"{ours} ledger --period 2026-10")
     for cure in (before, over):
         words = shlex.split(cure[cure.rindex("tokenledger ") :])[1:]
         assert tokenledger.run([*words, "--as-of", "2026-12-02T06:00:00Z"]) == 0
     assert one(home, "SELECT count(*) AS months FROM periods WHERE status = 'closed'") == {"months": 2}
+
+
+def test_a_command_that_is_told_is_for_the_home_it_was_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is printed to be typed names the home: errors' cures, the summary, a run, a list; for ./data nothing is added."""
+    home = Home(tmp_path / "the home")
+    write_book(home)
+    Archive(home).seal([*call("well"), *call("dear", model="new-model"), event("loss", "loss", reason="disk full")])
+    ours = f"tokenledger --home {shlex.quote(str(home.root))}"
+    revoked = ["key", "revoke", "--id", "nobody"]
+    for words, told in (
+        (["sql", "SELECT 1"], f"  cure: {ours} ledger\n"),
+        ([*revoked[:2], "--home", str(home.root), *revoked[2:]], f"  cure: see `{ours} key list`\n"),
+        (["ledger", "--no-close"], f'  all of them: {ours} sql "FROM data_quality"\n'),
+        (["ledger", "--no-close"], f"check them with `{ours} rates check`, then `{ours} ledger` again\n"),
+    ):
+        placed = words if "--home" in words else ["--home", str(home.root), *words]
+        tokenledger.run(placed)
+        said = capsys.readouterr()
+        assert told in said.out + said.err
+        assert "tokenledger " not in (said.out + said.err).replace(ours, "")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(home.root)
+    assert tokenledger.run(revoked) == 2
+    assert "  cure: see `tokenledger key list`\n" in capsys.readouterr().err
+    assert Home.find("data").typed("then tokenledger ledger") == "then tokenledger ledger"
+    assert home.typed("mend /srv/tokenledger old/x, or tokenledger[spark]") == "mend /srv/tokenledger old/x, or tokenledger[spark]"

@@ -376,12 +376,12 @@ def test_routes_are_told_from_day_to_day(pages: str, home: Home, watched: Watche
     assert shown == {(row["day"], row["channel"], f"{row['tries']:,}", f"{row['ok']:,}") for row in told}
 
 
-def test_what_blocks_the_close_is_told_with_its_cure(pages: str, watched: Watched) -> None:
+def test_what_blocks_the_close_is_told_with_its_cure(home: Home, pages: str, watched: Watched) -> None:
     """As `tokenledger ledger` refuses it: what, and the command."""
     page = watched.open(f"{pages}/close?period=2026-10")
     blocking = page.get_by_role("region", name="What still blocks the close")
     expect(blocking).to_contain_text("requests without a price for")
-    expect(blocking).to_contain_text("tokenledger rates check")
+    expect(blocking).to_contain_text(f"tokenledger --home {home.root} rates check")
 
 
 def test_a_bill_stands_beside_the_books_with_the_steps_between(tmp_path: Path, chromium: Browser) -> None:
@@ -577,7 +577,7 @@ def test_without_a_ledger_the_page_says_how_to_make_one(tmp_path: Path, chromium
     with web(Home(tmp_path)) as address:
         status, text = get(address)
     assert status == 503
-    assert "tokenledger ledger" in text
+    assert re.search(r"tokenledger --home \S+ ledger", text)
 
 
 def test_a_receipt_can_be_taken_away(pages: str, home: Home) -> None:

@@ -84,10 +84,10 @@ RECEIPT_FORMS: Mapping[str, Form] = {
     "pdf": Form(lambda found: pdf(receipt_page(found)), "application/pdf"),
 }
 RUN_FORMS: Mapping[str, Form] = {
-    "txt": Form(lambda asked, found: run.as_text(asked, found).encode(), "text/plain"),
-    "json": Form(lambda asked, found: orjson.dumps(run.as_json(asked, found), option=orjson.OPT_INDENT_2), "application/json"),
-    "html": Form(lambda asked, found: run_page(asked, found).encode(), "text/html"),
-    "pdf": Form(lambda asked, found: pdf(run_page(asked, found)), "application/pdf"),
+    "txt": Form(lambda home, asked, found: run.as_text(asked, found, home.command).encode(), "text/plain"),
+    "json": Form(lambda _, asked, found: orjson.dumps(run.as_json(asked, found), option=orjson.OPT_INDENT_2), "application/json"),
+    "html": Form(lambda _, asked, found: run_page(asked, found).encode(), "text/html"),
+    "pdf": Form(lambda _, asked, found: pdf(run_page(asked, found)), "application/pdf"),
 }
 
 
@@ -128,7 +128,9 @@ class Server:
     def fault(self, error: LedgerError, here: str) -> web.Response:
         """An error as a page: what, and the cure."""
         status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 400)
-        return self.html("error.html", status=status, title="This did not work", here=here, what=error.what, cure=error.cure)
+        return self.html(
+            "error.html", status=status, title="This did not work", here=here, what=error.what, cure=self.home.typed(error.cure)
+        )
 
 
 def application(home: Home, rules: Guard, gateway_url: str) -> web.Application:
@@ -250,7 +252,7 @@ class Handlers:
         """The run's receipt to take away."""
         asked, form = request.match_info["id"], _form(request, RUN_FORMS)
         try:
-            body = await self.server.reading.work(lambda: RUN_FORMS[form].write(asked, of_run(self.server.home, asked)))
+            body = await self.server.reading.work(lambda: RUN_FORMS[form].write(self.server.home, asked, of_run(self.server.home, asked)))
         except LedgerError as error:
             return self.server.fault(error, requests.PATH)
         return _attached(body, form, "run")
@@ -289,7 +291,7 @@ class Handlers:
                 await answer.write(chunk)
         except LedgerError as error:
             if not started:
-                return web.json_response({"error": error.what, "cure": error.cure}, status=502)
+                return web.json_response({"error": error.what, "cure": self.server.home.typed(error.cure)}, status=502)
         await answer.write_eof()
         return answer
 
@@ -298,7 +300,7 @@ class Handlers:
         try:
             run, report = await self.gateway.research(_ask(await request.post()))
         except LedgerError as error:
-            return web.json_response({"error": error.what, "cure": error.cure}, status=502)
+            return web.json_response({"error": error.what, "cure": self.server.home.typed(error.cure)}, status=502)
         return web.json_response({"run_id": run, "report": report})
 
     async def live(self, request: web.Request) -> web.StreamResponse:

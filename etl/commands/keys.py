@@ -35,4 +35,4 @@ def list_keys(home: Home, as_json: bool) -> None:
     if as_json:
         click.echo(orjson.dumps([dict(zip(COLUMNS, row, strict=True)) for row in rows], option=orjson.OPT_INDENT_2))
     else:
-        click.echo(render(COLUMNS, rows, unknown="") if rows else "no key is registered; add one with tokenledger key add")
+        click.echo(render(COLUMNS, rows, unknown="") if rows else home.typed("no key is registered; add one with tokenledger key add"))

@@ -58,7 +58,7 @@ def run(home: Home, run_id: str, form: str, as_json: bool) -> None:
     if as_json or form == "json":
         click.echo(orjson.dumps(agent_run.as_json(run_id, receipts), option=orjson.OPT_INDENT_2))
     elif form == "text":
-        click.echo(agent_run.as_text(run_id, receipts))
+        click.echo(agent_run.as_text(run_id, receipts, home.command))
     else:
         from etl.receipt_page import run_page  # noqa: PLC0415  see above
 

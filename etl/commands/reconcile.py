@@ -45,4 +45,4 @@ def reconcile(home: Home, bill: Path, vendor: str, period: str, account: str | N
     if dispute is not None:
         write_pack(home, page, known.channels, dispute)
         click.echo(f"wrote {dispute}", err=True)
-    click.echo(orjson.dumps(page.as_json(), option=orjson.OPT_INDENT_2) if as_json else page.as_text())
+    click.echo(orjson.dumps(page.as_json(), option=orjson.OPT_INDENT_2) if as_json else page.as_text(home))

@@ -76,8 +76,8 @@ class Page:
             "requests": [_plain(row) for row in self.requests],
         }
 
-    def as_text(self) -> str:
-        """The page: totals, classes, waterfall, biggest lines, what to do next."""
+    def as_text(self, home: Home) -> str:
+        """The page: totals, classes, waterfall, biggest lines, what to do next for this home."""
         first = self.waterfall[0]
         currency = first["currency"]
         blocks = [f"{self.vendor}, {self.period}: the vendor's bill beside our books, in {currency}"]
@@ -98,16 +98,16 @@ class Page:
         if biggest:
             shown = [(r["class"], r["difference"], r["step"], r["subject"].rpartition(" (")[0], r["reason"] or "") for r in biggest]
             blocks.append("Biggest differences\n" + render(("class", "difference", "step", "what", "seen"), shown))
-        blocks.append("Next\n" + "\n".join(f"  {line}" for line in self._next()))
+        blocks.append("Next\n" + "\n".join(f"  {line}" for line in self._next(home)))
         return "\n\n".join(blocks)
 
-    def _next(self) -> Sequence[str]:
+    def _next(self, home: Home) -> Sequence[str]:
         largest = sorted((row for row in self.waterfall if row["amount"]), key=lambda row: -abs(row["amount"]))
-        lines = [f"{row['step']}: {NEXT[row['step']]}" for row in largest]
+        lines = [f"{row['step']}: {home.typed(NEXT[row['step']])}" for row in largest]
         if not lines:
             return ("nothing: the bill is what we booked",)
         named = next((row["request_id"] for row in self.rows if row["request_id"] and row["difference"]), None)
-        return [*lines, *([f"one request's whole story: tokenledger receipt {named}"] if named else [])]
+        return [*lines, *([f"one request's whole story: {home.command} receipt {named}"] if named else [])]
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:

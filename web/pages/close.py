@@ -9,6 +9,7 @@ import duckdb
 from etl.close import LAWS, standing
 from etl.reconcile.month import Gap, gaps_of
 from etl.seals import SEAL_FILE, TABLES_FOLDER, folder, read_seals
+from schemas.home import Home
 from web import figures
 from web.filters import choice_of, period_faults, period_links, periods
 from web.page import Cell, Page, Table, address, amount, count, receipt_address, text
@@ -65,7 +66,7 @@ def page(asked: Asked) -> Page:
                 ],
                 "no month has anything in it: send a request through a door, then run `make ledger`",
             ),
-            _against(db, shown),
+            _against(db, asked.home, shown),
             _files(asked, choice.period),
             *_bills(db, choice.period, gaps),
             Table(
@@ -102,7 +103,7 @@ def page(asked: Asked) -> Page:
     )  # fmt: skip
 
 
-def _against(db: duckdb.DuckDBPyConnection, months: list[str]) -> Table:
+def _against(db: duckdb.DuckDBPyConnection, home: Home, months: list[str]) -> Table:
     """What keeps the open months from closing, each with the command that cures it."""
     open_months = {row[0] for row in db.execute("SELECT period FROM periods WHERE status = 'open'").fetchall()}
     laws = [law for law in LAWS if not law.adds_up]
@@ -110,7 +111,7 @@ def _against(db: duckdb.DuckDBPyConnection, months: list[str]) -> Table:
     return Table(
         "What still blocks the close",
         ("month", "what", "what helps"),
-        [(text(refusal.period), text(refusal.reason), text(refusal.cure)) for refusal in found[:TOP]],
+        [(text(refusal.period), text(refusal.reason), text(home.typed(refusal.cure))) for refusal in found[:TOP]],
         "nothing stands against it",
         note=f"the first {TOP} of {len(found):,} are shown" if len(found) > TOP else None,
         name="standing",
