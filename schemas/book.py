@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -123,9 +124,9 @@ def load_book(folder: Path) -> Book:
 def read_files(folder: Path) -> dict[str, bytes]:
     """The bytes of the book's files, those that exist; raises BookError where one cannot be read."""
     if not folder.is_dir():
-        raise BookError(
-            [Problem(str(folder), 1, "folder", None, "there is no book here", "copy the example: cp -r data/book " + str(folder))]
-        )
+        above, here = shlex.quote(str(folder.parent)), shlex.quote(str(folder))
+        cure = f"copy the example: mkdir -p {above} && cp -r data/book {here}"
+        raise BookError([Problem(str(folder), 1, "folder", None, "there is no book here", cure)])
     files = {}
     for name in FILES:
         try:

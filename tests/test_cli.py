@@ -296,6 +296,19 @@ def test_a_key_is_registered_by_fingerprint_only(home: Home) -> None:
     assert f"to = {revoked['to']}\n" in (home.book / "keys.toml").read_text()
 
 
+def test_without_a_book_no_key_is_made_and_the_cure_works(tmp_path: Path) -> None:
+    """Exit code 2 before the secret is asked for, nothing is left behind, and the cure, pasted, gives the home its book."""
+    home = Home(tmp_path / "no such" / "home")
+    facts = ("--id", "k1", "--label", "search bot", "--user", "ann", "--project", "search", "--wallet", "team")
+    for words in (("add", *facts), ("rotate", "--id", "k1")):
+        refused = tokenledger(home, "key", *words, stdin=SECRET)
+        assert (refused.returncode, refused.stdout, home.root.exists()) == (2, "", False)
+        assert "there is no book here" in refused.stderr
+    cure = refused.stderr.partition("copy the example: ")[2].splitlines()[0]
+    assert subprocess.run(["sh", "-c", cure], cwd=ROOT, check=False).returncode == 0
+    assert tokenledger(home, "key", "add", *facts, stdin=SECRET).returncode == 0
+
+
 def test_rates_check_names_file_line_and_cure(home: Home) -> None:
     """A wrong price is exit code 2 with its file, line, field and cure; a right book is told by its counts."""
     assert json.loads(tokenledger(home, "rates", "check", "--json").stdout)["rates"] > 0

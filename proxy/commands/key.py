@@ -10,6 +10,7 @@ import click
 import orjson
 from pydantic import ValidationError
 
+from schemas.book import load_book
 from schemas.errors import UsageError
 from schemas.fingerprint import fingerprint, home_key
 from schemas.home import Home
@@ -61,6 +62,7 @@ def _say(key_id: str, print_of_key: str, as_json: bool) -> None:
 @click.pass_obj
 def add(home: Home, /, key_id: str, as_json: bool, **facts: str | None) -> None:
     """Register a key in book/keys.toml and print its fingerprint. The secret comes on stdin, never as an argument."""
+    load_book(home.book)  # where there is none, nothing is made and no secret is asked for
     print_of_key = fingerprint(home_key(home), read_secret())
     append_key(home.book / FILE, _key(id=key_id, fingerprint=print_of_key, **facts))
     _say(key_id, print_of_key, as_json)
@@ -72,6 +74,7 @@ def add(home: Home, /, key_id: str, as_json: bool, **facts: str | None) -> None:
 @click.pass_obj
 def rotate(home: Home, key_id: str, as_json: bool) -> None:
     """Give a key a new secret from now on; it comes on stdin. The old row stays as history."""
+    load_book(home.book)  # see add
     print_of_key = fingerprint(home_key(home), read_secret())
     rotate_key(home.book / FILE, key_id, print_of_key, time.time_ns() // 1000)
     _say(key_id, print_of_key, as_json)
