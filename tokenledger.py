@@ -318,8 +318,11 @@ def _note_reopening(home: Home, now: int, period: str, by: str | None, reason: s
 @click.option("--subject", "subjects", multiple=True, metavar="S", help="Those of user:NAME, key:FINGERPRINT or unknown; repeatable.")
 @click.option("--by", required=True, metavar="WHO", help="Who erases.")
 @click.option("--reason", required=True, metavar="TEXT", help="Why.")
+@click.option("--json", "as_json", is_flag=True, help="How many files, or messages, as JSON.")
 @click.pass_obj
-def erase(home: Home, before: datetime | None, requests: tuple[str, ...], subjects: tuple[str, ...], by: str, reason: str) -> None:
+def erase(
+    home: Home, before: datetime | None, requests: tuple[str, ...], subjects: tuple[str, ...], by: str, reason: str, as_json: bool
+) -> None:
     """Remove messages kept, for good, and the key of a subject; what was charged and its proof stay.
 
     --before leaves those of an open month, whose tokens may still be counted from them; --request and --subject erase
@@ -335,9 +338,10 @@ def erase(home: Home, before: datetime | None, requests: tuple[str, ...], subjec
     url = load_book(home.book).settings.raw.store
     now, store, who = time.time_ns() // 1000, RawStore(url) if url else None, (by.strip(), reason.strip())
     if before is not None:
-        click.echo(f"{_erase(home, now, before.date(), who, store)} files erased")
+        what, count = "files", _erase(home, now, before.date(), who, store)
     else:
-        click.echo(f"{_erase_messages(home, now, (requests, subjects), who, store)} messages erased")
+        what, count = "messages", _erase_messages(home, now, (requests, subjects), who, store)
+    click.echo(orjson.dumps({f"{what}_erased": count}, option=orjson.OPT_INDENT_2) if as_json else f"{count} {what} erased")
 
 
 def _erase_messages(home: Home, now: int, asked: tuple[Sequence[str], Sequence[str]], who: tuple[str, str], store: RawStore | None) -> int:

@@ -86,11 +86,15 @@ def test_bodies_go_after_their_days_and_nothing_else_changes(closed: Home) -> No
     assert len(rows(closed, "FROM audit_trail WHERE event = 'bodies_erased'")) == 1
 
 
-def test_a_person_erases_what_is_closed_and_never_what_is_open(closed: Home) -> None:
+def test_a_person_erases_what_is_closed_and_never_what_is_open(closed: Home, capsys: pytest.CaptureFixture[str]) -> None:
     """The command takes the closed month's body at once, by name and reason; the open month's stays though it is before the day too."""
     old, new = bodies(closed)
     words = ["erase", "--before", "2027-01-01", "--by", "ann", "--reason", "a person asked"]
+    capsys.readouterr()
+    assert tokenledger.run(["--home", str(closed.root), *words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"files_erased": 1}
     assert tokenledger.run(["--home", str(closed.root), *words]) == 0
+    assert capsys.readouterr().out == "0 files erased\n"
     assert bodies(closed) == [new]
     verify(closed)
     build(closed)
@@ -209,10 +213,12 @@ def test_a_message_of_an_open_month_goes_and_its_charge_stays(open_month: Home, 
     assert rows(home, MONEY) == sealed_money
 
 
-def test_a_message_of_a_closed_month_goes_and_its_seal_holds(closed: Home) -> None:
+def test_a_message_of_a_closed_month_goes_and_its_seal_holds(closed: Home, capsys: pytest.CaptureFixture[str]) -> None:
     """Seals, money and manifest stay; of one file only this request's bytes go; the month can be opened and counts the same."""
     before, money, manifest = sealed(closed), rows(closed, MONEY), closed.manifest.read_bytes()
-    assert erased(closed, "--request", "r2") == 0
+    capsys.readouterr()
+    assert erased(closed, "--request", "r2", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"messages_erased": 2}
     assert [len(row["content"]) for row in recorded(closed, "body")] == [0, 0, len(ASKED)]
     verify(closed)
     verify(closed, "2026-10")
