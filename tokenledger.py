@@ -36,6 +36,7 @@ class Entry:
 
 
 _JUDGE = "etl.entry:judge"
+_JUDGE_SUBJECT = "etl.entry:judge_subject"
 
 # Modules are loaded by name when their command runs, so that `receipt` does not wait for mitmproxy to be imported.
 COMMANDS: Mapping[str, Entry] = {
@@ -65,7 +66,9 @@ COMMANDS: Mapping[str, Entry] = {
             "list": Entry("Balances by wallet and bucket.", "etl.commands.wallets:list_wallets"),
         },
     ),
-    "acknowledge": Entry("Accept by name a loss that keeps a month from closing.", "proxy.commands.acknowledge:acknowledge"),
+    "acknowledge": Entry(
+        "Accept by name a loss that keeps a month from closing.", "proxy.commands.acknowledge:acknowledge", _JUDGE_SUBJECT
+    ),
     "erase": Entry("Remove messages kept: of closed months, of a request, of a subject.", "tokenledger:erase"),
     "web": Entry("The pages over the published ledger.", "web.commands.serve:web"),
     "verify": Entry("Recompute every hash and every law.", "etl.commands.verify:verify"),

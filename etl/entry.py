@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import orjson
+
 from etl.build import preview
+from etl.published import open_ledger
 from schemas.errors import UsageError
 from schemas.home import Home
 from schemas.records import Event
@@ -37,6 +40,17 @@ _FAULTS = """
 """
 
 
+# What a month that may not close names, and whoever accepts it: findings, and tries whose charge is unknown.
+_SUBJECTS = (
+    "SELECT subject, detail FROM data_quality UNION SELECT a.raw_request_id || '/' || a.raw_ordinal, u.reason FROM unpriced u "
+    "JOIN attempts a ON u.request_id = a.request_id AND u.attempt_ordinal = a.ordinal"
+)
+
+
+class NoSuchFindingError(UsageError):
+    """Nothing in the published ledger has this subject."""
+
+
 class NotBookableError(UsageError):
     """The ledger would not book this entry."""
 
@@ -47,3 +61,15 @@ def judge(home: Home, event: Event) -> None:
         fault = connection.execute(_FAULTS, {"event": event.event_id}).fetchone()
     if fault is not None:
         raise NotBookableError(f"nothing was recorded, for {event.event} would not be booked: {fault[0]}", CURES.get(event.event, CURE))
+
+
+def judge_subject(home: Home, event: Event) -> None:
+    """Raise NoSuchFindingError where a ledger is published and nothing in it has the subject that `event` accepts."""
+    if not home.ledger_file.exists():
+        return
+    subject = orjson.loads(event.facts or "{}")["subject"]
+    with open_ledger(home) as connection:
+        found = connection.execute(f"SELECT 1 FROM ({_SUBJECTS}) WHERE subject = ? LIMIT 1", [subject]).fetchone()
+    if found is None:
+        cure = f'take it from: tokenledger sql "{_SUBJECTS} ORDER BY ALL"; what came since then is known after tokenledger ledger'
+        raise NoSuchFindingError(f"nothing was recorded, for no finding has the subject {subject!r}", cure)

@@ -465,7 +465,7 @@ def test_the_command_refuses_then_closes_and_the_receipt_can_be_proved(home: Hom
     told = [line for line in refused.stderr.splitlines() if line.startswith("refused: 2026-10: ")]
     assert len(told) == 2
     for line in told:
-        assert "; cure: tokenledger acknowledge r2/1 --by WHO --reason TEXT" in line
+        assert f"; cure: tokenledger --home {home.root} acknowledge r2/1 --by WHO --reason TEXT" in line
     assert tokenledger(home, "acknowledge", "r2/1", "--by", "ann", "--reason", "vendor says no").returncode == 0
     closed = tokenledger(home, "ledger", *as_of, "--period", "2026-10")
     assert closed.returncode == 0, closed.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from decimal import Decimal
 
 import pytest
@@ -12,7 +13,7 @@ from etl.close import close
 from schemas.home import Home
 from schemas.instants import parse_instant
 from schemas.spool import unsealed
-from tests.rawdata import DAY, HOUR, NOON, Archive, built, call, event, one, spool, topup, write_book
+from tests.rawdata import DAY, HOUR, NOON, Archive, attempt, built, call, event, one, request, spool, topup, write_book
 
 WHERE = ["--wallet", "research", "--bucket", "official_credit"]
 WHY = ["--by", "ann", "--reference", "ticket-7", "--reason", "said twice"]
@@ -56,6 +57,25 @@ def test_a_name_that_nothing_recorded_has_is_refused_at_once(home: Home, capsys:
     write_book(young)
     assert refund(young, "nosuch") == 2
     assert recorded(young) == 0
+
+
+def test_only_what_was_found_is_accepted(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before a build any subject is taken, after one only what the close names; the cure, pasted, lists that, and no event is left."""
+    words = ["--by", "ann", "--reason", "given up", "--home", str(home.root)]
+    write_book(home)
+    assert tokenledger.run(["acknowledge", "early", *words]) == 0
+    built(home, [*call("r1"), request("r2"), attempt("r2")])
+    before = recorded(home)
+    capsys.readouterr()
+    assert tokenledger.run(["acknowledge", "r2/l", *words]) == 2
+    said = capsys.readouterr()
+    assert (said.out, "no finding has the subject 'r2/l'" in said.err) == ("", True)
+    assert recorded(home) == before
+    listing = shlex.split(said.err.partition("take it from: ")[2].partition(";")[0])
+    assert listing[1:3] == ["--home", str(home.root)]
+    assert tokenledger.run(listing[1:]) == 0
+    assert "r2/1" in capsys.readouterr().out
+    assert tokenledger.run(["acknowledge", "r2/1", *words]) == 0
 
 
 def test_a_request_of_a_second_ago_can_be_refunded_once(home: Home, capsys: pytest.CaptureFixture[str]) -> None:

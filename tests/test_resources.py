@@ -97,7 +97,7 @@ async def test_what_a_full_disk_lets_pass_is_counted_and_blocks_the_close(home: 
     words = command(home, "ledger", "--as-of", "2040-01-05T00:00:00Z")
     closing = await asyncio.to_thread(subprocess.run, words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert closing.returncode == 1
-    assert "cure: tokenledger acknowledge" in closing.stderr
+    assert f"cure: tokenledger --home {home.root} acknowledge" in closing.stderr
     kinds = rows(home, "SELECT kind FROM data_quality WHERE blocks_close")
     assert "loss" in [row["kind"] for row in kinds]
 
