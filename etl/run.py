@@ -92,7 +92,7 @@ def as_text(run_id: str, receipts: Sequence[Receipt], command: str) -> str:
     """The run for people: one line a request, one total a bucket; `command` is how ours is typed."""
     return "\n".join(
         [
-            f"Run {cell(run_id)}: {len(receipts)} requests ({statuses(receipts)})",
+            f"Run {cell(run_id)}: {len(receipts)} request{'' if len(receipts) == 1 else 's'} ({statuses(receipts)})",
             "",
             render(COLUMNS, rows(receipts), indent="  "),
             "",

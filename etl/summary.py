@@ -99,7 +99,7 @@ QUESTIONS: tuple[Question, ...] = (
         FROM ledger WHERE status <> 'ok' AND ($period IS NULL OR period = $period)
         GROUP BY ALL ORDER BY charged DESC NULLS LAST, outcome
         """,
-        "every request ended well",
+        "no request ended otherwise than well",
     ),
     Question(
         "unpriced",

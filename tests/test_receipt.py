@@ -338,6 +338,7 @@ def test_a_run_adds_up_without_netting_buckets(home: Home) -> None:
     assert agent_run.as_json("run-7", receipts)["totals"][0]["charged"] == "0.001775000000"
     text = agent_run.as_text("run-7", receipts, "tokenledger")
     assert "3 requests (1 failed, 2 ok)" in text
+    assert ": 1 request (" in agent_run.as_text("run-7", receipts[:1], "tokenledger")
     write_book(home)
     with pytest.raises(UnknownRunError):
         of_run(home, "run-8")

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from etl.build import build
 from etl.close import close
+from etl.commands.wallets import list_wallets
 from etl.lots import Lot, draw
 from proxy.commands.wallet import (
     ADJUST,
@@ -332,3 +333,9 @@ def test_every_kind_is_recorded_as_it_was_said(home: Home) -> None:
         ("wallet_adjust", "501.000000000000", None),
     ]
     assert events[2]["at"] == NOON
+
+
+def test_a_wallet_without_entries_is_told_by_its_name(home: Home) -> None:
+    """Others may have entries: nothing is said of them."""
+    built(home, [topup("t1", "10")])
+    assert CliRunner().invoke(list_wallets, ["--wallet", "nosuch"], obj=home).output == "no entry of the wallet 'nosuch' has been booked\n"

@@ -43,4 +43,5 @@ def list_wallets(home: Home, wallet: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(orjson.dumps([dict(zip(columns, map(jsonable, row), strict=True)) for row in rows], option=orjson.OPT_INDENT_2))
     else:
-        click.echo(render(columns, rows, unknown="") if rows else "no wallet entry has been booked yet")
+        none = "no wallet entry has been booked yet" if wallet is None else f"no entry of the wallet {wallet!r} has been booked"
+        click.echo(render(columns, rows, unknown="") if rows else none)
