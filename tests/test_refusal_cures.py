@@ -110,9 +110,7 @@ def test_each_reason_is_told_with_the_cure_that_works(tmp_path: Path, capsys: py
     assert one(home, "SELECT status FROM periods WHERE period = '2026-10'") == {"status": "closed"}
 
 
-@pytest.mark.parametrize(
-    ("wrong", "cure"), [("price", "book/rates.csv"), ("currency", "book/fx.csv"), ("usage", "tokenledger acknowledge SUBJECT")]
-)
+@pytest.mark.parametrize(("wrong", "cure"), [("price", "book/rates.csv"), ("currency", "book/fx.csv"), ("usage", "acknowledge SUBJECT")])
 def test_summary_and_receipt_tell_the_cure_of_what_is_unknown(
     wrong: str, cure: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -159,7 +157,7 @@ def test_a_command_that_is_told_is_for_the_home_it_was_told_of(
         (["sql", "SELECT 1"], f"  cure: {ours} ledger\n"),
         ([*revoked[:2], "--home", str(home.root), *revoked[2:]], f"  cure: see `{ours} key list`\n"),
         (["ledger", "--no-close"], f'  all of them: {ours} sql "FROM data_quality"\n'),
-        (["ledger", "--no-close"], f"check them with `{ours} rates check`, then `{ours} ledger` again\n"),
+        (["ledger", "--no-close"], f"check it with `{ours} rates check`, then `{ours} ledger` again\n"),
     ):
         placed = words if "--home" in words else ["--home", str(home.root), *words]
         tokenledger.run(placed)
