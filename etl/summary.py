@@ -21,6 +21,7 @@ class Question:
     sql: str
     none: str  # what an empty answer means
     then: str = ""  # what to do when the answer is not empty
+    uncured: str = ""  # a select of meter and reason: the rows of `unpriced` whose cures are told too
 
 
 # What still keeps a month open: what was acknowledged, or stands in a closed month, has no cure and needs none.
@@ -110,6 +111,7 @@ QUESTIONS: tuple[Question, ...] = (
         GROUP BY ALL ORDER BY requests DESC, channel, model, meter
         """,
         "every charge is known",
+        uncured=OPEN_UNPRICED,
     ),
     Question(
         "periods",
@@ -183,8 +185,8 @@ def summarise(connection: duckdb.DuckDBPyConnection, period: str | None) -> Summ
         columns = tuple(column[0] for column in cursor.description or ())
         rows = tuple(cursor.fetchall())
         then = [question.then] if rows and question.then else []
-        if question.key == "unpriced":
-            then += cures_of(connection.execute(OPEN_UNPRICED, {"period": period}).fetchall())
+        if question.uncured:
+            then += cures_of(connection.execute(question.uncured, {"period": period}).fetchall())
         blocks.append(Block(question, columns, rows, tuple(then)))
     newest = connection.execute(
         "SELECT request_id, period FROM ledger WHERE $period IS NULL OR period = $period ORDER BY created_at DESC, request_id LIMIT 1",

@@ -86,7 +86,7 @@ class Exchange:
         self.head = head
         self.model = dialects.path_model(head.path)  # as the body says; what is known before it stands where the body says none
         self.stream: bool | None = None
-        self.message: dict[str, Any] | None = None  # the request's JSON object, for routing; dropped by `forget`
+        self.message: dict[str, Any] | None = None  # the request's JSON object, for routing; `request_body` lets go of it
         self.form_model: Field | None = None  # where a form names the model
         self._client = client
         self._recording = recording

@@ -45,10 +45,10 @@ class Permissions:
         """
         if self._book.settings.unknown_keys != "refuse" and fingerprint not in self._enforced:
             return ways
-        is_known = fingerprint is not None and fingerprint in self._fingerprints
-        key = self._book.key(fingerprint, at) if fingerprint is not None and is_known else None
+        key = self._book.key(fingerprint, at) if fingerprint is not None else None
         if key is None:
-            return Refusal(401, "invalid_api_key", f"this API key {'has been revoked' if is_known else 'is not registered here'}")
+            what = "has been revoked" if fingerprint in self._fingerprints else "is not registered here"
+            return Refusal(401, "invalid_api_key", f"this API key {what}")
         if not key.enforce:
             return ways
         spent = self.spend.get((key.id, month_of(at, self._book.settings.timezone)))

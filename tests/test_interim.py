@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import ssl
 
 import httpx2
 import pytest
 
 from schemas.home import Home
 from tests.certs import Authority, Leaf
-from tests.sidecar import Way, recorded, sidecar, write_book
+from tests.sidecar import recorded
+from tests.verbatim import verbatim
 
 REPLY = json.dumps(
     {"id": "c", "model": "m", "choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}}
@@ -28,33 +27,12 @@ ANSWERS = {
 @pytest.mark.parametrize("pieces", ANSWERS.values(), ids=ANSWERS)
 async def test_the_final_answer_is_the_one_that_counts(home: Home, authority: Authority, leaf: Leaf, pieces: list[bytes]) -> None:
     """Its status, its body and its usage are relayed and recorded, and the connection serves the next call; over HTTP/2 too."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                await reader.readexactly(
-                    next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
-                )
-                for piece in pieces:
-                    writer.write(piece)
-                    await writer.drain()
-                    await asyncio.sleep(0.02)  # so that each arrives alone
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=leaf.server_context())
-    async with server:
-        base = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-        write_book(home, [Way("official", base, rules="max_retries = 0")])
-        with sidecar(home, "--upstream-ca", str(authority.cert)) as running:
-            trusted = ssl.create_default_context(cafile=str(home.ca / "mitmproxy-ca-cert.pem"))
-            for url, proxy, http2 in ((running.base_url, None, False), (base, running.forward, False), (base, running.forward, True)):
-                async with httpx2.AsyncClient(
-                    proxy=proxy, verify=trusted if proxy else True, trust_env=False, timeout=10, http2=http2
-                ) as http:
-                    for _ in range(2):
-                        got = await http.post(f"{url}/chat/completions", json={"model": "m", "messages": []})
-                        assert (got.status_code, got.content) == (200, REPLY)
+    async with verbatim(home, authority, leaf, pieces) as (gateway, forward):
+        for url, how in (gateway, forward, (forward[0], {**forward[1], "http2": True})):
+            async with httpx2.AsyncClient(**how, trust_env=False, timeout=10) as http:
+                for _ in range(2):
+                    got = await http.post(f"{url}/chat/completions", json={"model": "m", "messages": []})
+                    assert (got.status_code, got.content) == (200, REPLY)
     responses = recorded(home, "response")
     assert [(one["http_status"], one["ending"], one["body_bytes"], len(one["usage"])) for one in responses] == [
         (200, "complete", len(REPLY), 1)

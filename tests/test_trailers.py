@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import ssl
 
 import httpx2
 import pytest
 
 from schemas.home import Home
 from tests.certs import Authority, Leaf
-from tests.sidecar import Way, recorded, sidecar, write_book
+from tests.sidecar import recorded
+from tests.verbatim import verbatim
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 EVENTS = [
@@ -29,35 +28,13 @@ HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 async def test_an_answer_with_trailers_reaches_the_client_whole(home: Home, authority: Authority, leaf: Leaf, end: list[bytes]) -> None:
     """The body to the byte and a complete record with its usage; the trailers stay behind, and the connection serves the next call."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while head := await _head(reader):
-            length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
-            await reader.readexactly(length)
-            for piece in [HEAD, *(f"{len(event):x}\r\n".encode() + event + b"\r\n" for event in EVENTS), *end]:
-                writer.write(piece)
-                await writer.drain()
-                await asyncio.sleep(0)
-        writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=leaf.server_context())
-    async with server:
-        base = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-        write_book(home, [Way("official", base, rules="max_retries = 0")])
-        with sidecar(home, "--upstream-ca", str(authority.cert)) as running:
-            trusted = ssl.create_default_context(cafile=str(home.ca / "mitmproxy-ca-cert.pem"))
-            for url, proxy in ((running.base_url, None), (base, running.forward)):
-                async with httpx2.AsyncClient(proxy=proxy, verify=trusted if proxy else True, trust_env=False, timeout=20) as http:
-                    for _ in range(2):
-                        got = await http.post(f"{url}/chat/completions", json={"model": "m", "stream": True, "messages": []})
-                        assert (got.status_code, got.content) == (200, b"".join(EVENTS))
+    chunks = [f"{len(event):x}\r\n".encode() + event + b"\r\n" for event in EVENTS]
+    async with verbatim(home, authority, leaf, [HEAD, *chunks, *end]) as ways:
+        for url, how in ways:
+            async with httpx2.AsyncClient(**how, trust_env=False, timeout=20) as http:
+                for _ in range(2):
+                    got = await http.post(f"{url}/chat/completions", json={"model": "m", "stream": True, "messages": []})
+                    assert (got.status_code, got.content) == (200, b"".join(EVENTS))
     responses = recorded(home, "response")
     assert [(one["ending"], one["terminal"], one["error"]) for one in responses] == [("complete", "[DONE]", None)] * 4
     assert [json.loads(seen["object"]) for one in responses for seen in one["usage"]] == [USAGE] * 4
-
-
-async def _head(reader: asyncio.StreamReader) -> bytes:
-    try:
-        return await reader.readuntil(b"\r\n\r\n")
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return b""
