@@ -43,7 +43,9 @@ _WITH_LENGTH = frozenset((b"POST", b"PUT", b"PATCH"))  # methods whose body is e
 
 def is_below_base(path: str) -> bool:
     """Whether a path lies below the base path, and no dot segment leads out of it again."""
-    return path == BASE_PATH or (path.startswith(_BELOW) and not {".", ".."} & set(unquote(path).split("/")))
+    if not path.startswith(_BELOW):
+        return path == BASE_PATH
+    return ("." not in path and "%" not in path) or not {".", ".."} & set(unquote(path).split("/"))
 
 
 class _CannotChangeError(Exception):
@@ -326,8 +328,7 @@ class Passage:
         self._started = True
         if self._body.whole() is not None:
             self._body.close()  # a long answer need not hold it in memory; of a larger one, some may still be on its way
-        plain = all(value.strip().lower() == b"identity" for value in values(answer.headers, b"content-encoding"))
-        hide = "stream_options" in attempt.opened.modified and attempt.streamed and plain
+        hide = "stream_options" in attempt.opened.modified and attempt.streamed and _is_plain(answer.headers)
         hidden = usage_option.UsageFrameFilter() if hide else None
         headers, sized = passed_on(answer.headers, hide_length=hide)
         connection.start(answer.status, answer.reason, [*headers, (_ID_HEADER, self._exchange.request_id.encode())], sized=sized)
@@ -343,8 +344,8 @@ class Passage:
                     connection.send(hidden.feed(chunk) if hidden is not None else chunk)
                     if connection.full:
                         await connection.drained()
-                    chunk = await answer.read()
-                    attempt.chunk(chunk, desk.now())
+                    if chunk := await answer.read():
+                        attempt.chunk(chunk, desk.now())
         except BROKEN as error:
             ending = "timeout" if isinstance(error, TimeoutError) else "upstream_truncated"
             words = str(error) or type(error).__name__
@@ -379,6 +380,10 @@ class Passage:
 
     def _answer(self, status: int, words: str, kind: str, code: str) -> None:
         self._connection.answer(status, _own_headers(self._exchange.request_id), answers.body(words, kind, code))
+
+
+def _is_plain(headers: RawHeaders) -> bool:
+    return all(value.strip().lower() == b"identity" for value in values(headers, b"content-encoding"))
 
 
 def _own_headers(request_id: str) -> RawHeaders:
