@@ -187,7 +187,9 @@ _REASON_PLACES = (
 )
 
 
-_DELTA_MEMBERS = ("content", "tool_calls", "function_call", "refusal", "audio", "reasoning", "reasoning_content", "text", "images")
+_DELTA_MEMBERS = tuple(
+    """content tool_calls function_call refusal audio reasoning reasoning_content reasoning_details thinking_blocks text images""".split()
+)
 
 
 def has_output(message: Mapping[str, Any]) -> bool:
@@ -215,7 +217,9 @@ _OUTPUT_TYPES = frozenset(
     """content_block_delta content-delta tool-call-start tool-call-delta tool-plan-delta image_generation.partial_image image_generation.completed image_edit.completed
     conversation.item.input_audio_transcription.completed""".split()
 )
-_OUTPUT_MEMBERS = """output content data text results b64_json pages response embeddings classifications""".split()
+_OUTPUT_MEMBERS = (
+    """output content data text results b64_json pages response embeddings classifications thinking tool_calls tool_plan""".split()
+)
 
 
 def _candidate_has_output(candidate: Mapping[str, Any]) -> bool:
