@@ -33,6 +33,8 @@ BODY_COUNTS = ("prompt_eval_count", "eval_count", "prompt_eval_duration", "eval_
 USAGE_HINTS = (b'"usage', b'"billed_units"', b'"timings"', b'eval_count"', b"invocationMetrics")
 # The same for the places where a gateway tells about its route; such an event need not be the first, nor carry usage.
 FACT_HINTS = (b'"provider_metadata"', b'"providerMetadata"', b'"extra_fields"', b'"openrouter_metadata"')
+# And for a model's refusal in words.
+REFUSAL_HINT = b"refusal"
 
 # Where the message itself lies when an event wraps it.
 WRAPPERS = ("response", "message", "result")
@@ -185,6 +187,19 @@ _REASON_PLACES = (
     *(("stop_reason",), ("stopReason",), ("delta", "stop_reason"), ("delta", "finish_reason"), ("incomplete_details", "reason")),
     *(("status_details", "reason"), ("promptFeedback", "blockReason")),
 )
+
+
+REFUSAL = "refusal"  # as a reason to stop: Anthropic's own word for it
+
+
+def refuses(message: Mapping[str, Any]) -> bool:
+    """Whether the model refuses in words. OpenAI's then stop as they do after any answer: chat in a member, Responses in a part."""
+    for choice in _dicts(message.get("choices")):
+        if place(choice, ("delta", "refusal")) or place(choice, ("message", "refusal")):
+            return True
+    if str(message.get("type")).startswith("response.refusal."):
+        return True
+    return any(part.get("type") == "refusal" for item in _dicts(message.get("output")) for part in _dicts(item.get("content")))
 
 
 _DELTA_MEMBERS = tuple(

@@ -425,7 +425,10 @@ class _Found:
         self.error = self.error or dialects.error_of(message) or dialects.error_of(inner)
         if not self.output_seen:
             self.output_seen = dialects.has_output(message) or (inner is not message and dialects.has_output(inner))
-        for reason in dialects.finish_reasons(message) + (dialects.finish_reasons(inner) if inner is not message else []):
+        reasons = dialects.finish_reasons(message) + (dialects.finish_reasons(inner) if inner is not message else [])
+        if dialects.REFUSAL_HINT in data and (dialects.refuses(message) or dialects.refuses(inner)):
+            reasons.append(dialects.REFUSAL)
+        for reason in reasons:
             if reason not in self.finish_reasons:
                 self.finish_reasons.append(redact.identifier(reason))
         hinted = any(map(data.__contains__, dialects.USAGE_HINTS))
