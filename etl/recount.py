@@ -164,8 +164,8 @@ def count(wanted: Wanted, bodies: Bodies) -> Counted:
     # an attempt that received nothing kept no body, and nothing is what it said
     content = bodies.of(wanted.raw_ordinal, "the reply's body was not kept" if wanted.answered else None)
     messages = list(messages_of(content))
-    if not messages and content.lstrip()[:1] in (b"{", b"["):
-        raise Uncountable("the reply is no whole JSON")
+    if not messages and (wanted.whole or content.lstrip()[:1] in (b"{", b"[")):
+        raise Uncountable("the reply is no whole JSON")  # of a broken one, that nothing came
     said = surface.reply(messages)
     if said.hidden and wanted.whole:
         raise Uncountable(f"the reply holds {', '.join(sorted(said.hidden))}, whose tokens nobody sees")

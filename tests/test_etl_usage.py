@@ -89,6 +89,33 @@ def test_turns_of_a_websocket_are_read_by_what_they_report(tmp_path: Path) -> No
     assert lines(home, "written") == {"input": "12 0.0000018", "cached_input": "8 0.0000006", "output": "10 0.000006"}
 
 
+PAGES = [
+    ("/v1/chat/completions", None, None, "error_before_output"),
+    ("/v1/chat/completions", "text/html", "gzip", "error_before_output"),
+    ("/v1/images/generations", "text/html", None, "error_before_output"),
+    ("/v1/chat/completions", "text/html", "compress", "ok"),  # nobody could look inside
+    ("/v1/chat/completions", "application/x-own", None, "ok"),
+    ("/v1/audio/transcriptions", "text/plain", None, "ok"),
+    ("/v1/rerank", "text/plain", None, "ok"),
+    ("/v1/models", "text/html", None, "ok"),
+]
+
+
+@pytest.mark.parametrize(("path", "content_type", "content_encoding", "outcome"), PAGES)
+def test_words_where_counts_are_owed_are_no_reply(
+    tmp_path: Path, path: str, content_type: str | None, content_encoding: str | None, outcome: str
+) -> None:
+    """Text that says so or says nothing of itself, where an endpoint owes counts; a web page wherever usage is charged; nothing else."""
+    home = Home(tmp_path)
+    write_book(home)
+    page: dict[str, Any] = {"content_type": content_type, "content_encoding": content_encoding, "body_state": "opaque", "body_bytes": 90}
+    method = "GET" if path.endswith("models") else "POST"
+    spool(home, [request("page", path=path, method=method), attempt("page"), response("page", **page)])
+    build(home)
+    with duckdb.connect(str(home.ledger_file), read_only=True) as ledger:
+        assert ledger.execute("select outcome from ledger").fetchall() == [(outcome,)]
+
+
 def test_every_dialect_is_read_somewhere_and_every_reading_is_described() -> None:
     """No row of dialects.csv is dead, and no place of usage_places.csv is read as something nobody described."""
     with (FOLDER / "dialects.csv").open() as described, (FOLDER / "usage_places.csv").open() as placed:

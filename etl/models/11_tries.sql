@@ -1,5 +1,6 @@
 -- One row is one try upstream: what was journaled before its first byte left, and how it ended if that was recorded.
 -- A reply in brotli, which the proxy does not decode, tells what was read of it afterwards; is_unread: it has a body, and nothing could be.
+-- is_words: its body could be decoded, says that it is text or does not say what it is, and is no JSON and no stream.
 -- heading numbers the set of names that the reply's headers have (15_headings.sql).
 -- Ordinal 0 is no try; it has a row only where it is all there is of a request: the proxy refused it before any try.
 -- check: raw_id is not null and raw_ordinal is not null and opened_at is not null
@@ -52,6 +53,8 @@ joined as (
         coalesce(c.streamed, false) as streamed,
         c.terminal, c.body_state,
         coalesce(lower(c.content_encoding) like '%br%' and c.body_bytes > 0, false) and n.raw_id is null as is_unread,
+        c.body_state = 'opaque' and coalesce(c.content_type, 'text/plain') like 'text/%'
+            and regexp_full_match(lower(coalesce(c.content_encoding, '')), '((x-)?gzip|deflate|zstd|identity|[, ])*') as is_words,
         coalesce(n.output_seen, c.output_seen, false) as output_seen,
         coalesce(n.finish_reasons, array_to_string(c.finish_reasons, ' ')) as finish_reasons,
         array_to_string(c.notes, ' ') as notes,

@@ -2,6 +2,7 @@
 -- even where the client closed its socket right after it, as the official Python SDK does after [DONE]: the doors record
 -- that a client left only while something was still owed to it. A reply that was read to its end for its usage after the
 -- client had left is therefore a client's leaving, with a reported usage.
+-- Words where counts are owed, and a web page anywhere, are no reply but what stood in its way (a captive portal, a gateway's page of errors).
 -- A whole reply that could not be read is not called empty: what it held, and so its charge, is unknown.
 -- check: outcome in ('ok', 'error_before_output', 'error_mid_stream', 'client_gone', 'timeout', 'rate_limited', 'refused_no_output', 'refused_with_output', 'empty_reply', 'rejected_by_proxy', 'unknown')
 -- check: select count(*) from outcomes having count(*) is distinct from (select count(*) from tries)
@@ -15,6 +16,7 @@ with facts as (
         (t.http_status between 200 and 299 or t.http_status = 101) as is_success,
         t.terminal is not null or t.ending = 'complete' as is_whole,
         regexp_matches(coalesce(t.finish_reasons, ''), '(^| )(content_filter|content_filtered|guardrail_intervened|refusal|(IMAGE_)?(SAFETY|RECITATION|PROHIBITED_CONTENT)|BLOCKLIST|SPII)( |$)') as is_refusal,
+        coalesce(t.is_words, false) and (r.owes is not null or t.content_type = 'text/html') and r.billing in ('usage', 'poll') and r.job is distinct from 'output' as is_page,
         coalesce(json_extract_string(t.error_object, '$.code'), json_extract_string(t.error_object, '$.error.code'), '') as error_code
     from tries t join received r on t.raw_id = r.raw_id
 ),
@@ -30,6 +32,7 @@ outcomes as (
             when http_status is not null and not is_success                  then 'error_before_output'
             when is_success and error_event and output_seen                  then 'error_mid_stream'
             when is_success and error_event                                  then 'error_before_output'
+            when is_success and is_page                                      then 'error_before_output'
             when is_success and client_gone_at is not null                   then 'client_gone'
             when is_success and is_whole and is_refusal and output_seen      then 'refused_with_output'
             when is_success and is_whole and is_refusal                      then 'refused_no_output'
