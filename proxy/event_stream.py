@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import orjson
 
-from proxy.sse import MAX_EVENT_BYTES, SseEvent
+from schemas.sse import MAX_EVENT_BYTES, SseEvent
 
 MEDIA_TYPE = "application/vnd.amazon.eventstream"
 _PRELUDE = struct.Struct(">III")

@@ -17,33 +17,27 @@ never raises: the bytes have passed already, and evidence of a damaged message i
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import msgspec
-import orjson
 
-from proxy import dialects, event_stream, redact
+from proxy import event_stream, redact
 from proxy.decoding import Decoder, DecodingError, decoder
 from proxy.form import Field, FormReader, boundary_of
-from proxy.sse import LineDecoder, SseDecoder, SseEvent
+from schemas import dialects
 from schemas.fingerprint import fingerprint
+from schemas.reading import Reading, json_of, json_text, stream_decoder
 from schemas.records import Attempt, Body, Instant, JsonText, Request, Response, UsageSeen
-from schemas.usage import most
+from schemas.scrub import identifier, scrub, scrub_json
+from schemas.sse import LineDecoder, SseDecoder, SseEvent
 
 Headers = Sequence[tuple[str, str]]
 
-# Types under which some servers send a stream, and what a stream of events begins with.
-_UNNAMED_TYPES = frozenset((None, "text/plain", "application/octet-stream", "application/json"))
-_EVENT_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":")
-_BOM = b"\xef\xbb\xbf"
 FRAMES_TYPE = "application/x-ndjson"  # how the frames of a WebSocket are kept: one a line
 KEPT_BYTES = 16 << 20  # of one message; what is longer is relayed whole, hashed whole, and kept up to here
-MAX_USAGE_BYTES = 64 << 10
 UNKNOWN = "unknown"  # whose message it is, where nothing tells
 
 
@@ -103,7 +97,7 @@ class Exchange:
     def request_end(self) -> Request:
         """The request as a record; its model and stream wish are known from here on."""
         body = self._body
-        state, message, _ = body.json()
+        state, message = body.json()
         facts: JsonText | None = None
         if isinstance(message, dict):
             self.message = message
@@ -111,14 +105,14 @@ class Exchange:
             self.model = model if isinstance(model, str) else self.model
             stream = message.get("stream")
             self.stream = stream if isinstance(stream, bool) else None
-            facts = _json_text(dialects.request_facts(message))
+            facts = json_text(dialects.request_facts(message))
         elif body.form is not None:
             fields = body.form.fields
             self.form_model = fields.get("model")
             self.model = self.form_model.text if self.form_model is not None else self.model
             form = {name: fields[name].text for name in dialects.FORM_FACTS if name in fields}
             self.stream = {"true": True, "false": False}.get(form.pop("stream", ""))
-            facts = _json_text(form) if form else None
+            facts = json_text(form) if form else None
         credential = redact.credential(self.head.headers, self.head.query)
         if credential is not None:
             self._credentials = (*self._credentials, credential[0])
@@ -131,12 +125,12 @@ class Exchange:
             client_connection=self._client.connection,
             method=self.head.method,
             host=self.head.host,
-            path=redact.identifier(self.head.path, limit=2048),
+            path=identifier(self.head.path, limit=2048),
             query=redact.query(self.head.query),
             headers=redact.request_headers(self.head.headers),
             credential=fingerprint(self._recording.fingerprint_key, credential[0]) if credential else None,
             credential_in=credential[1] if credential else None,
-            api_model=redact.identifier(self.model) if self.model is not None else None,
+            api_model=identifier(self.model) if self.model is not None else None,
             stream=self.stream,
             body_facts=facts,
             body_state=state,
@@ -166,7 +160,7 @@ class Exchange:
             role=role,
             reason=reason,
             url=url,
-            sent_model=redact.identifier(sent_model) if sent_model is not None else None,
+            sent_model=identifier(sent_model) if sent_model is not None else None,
             modified=modified,
             opened_at=at,
         )
@@ -180,7 +174,7 @@ class Exchange:
             ordinal=0,
             http_status=status,
             ending=ending,
-            error=redact.scrub(error),
+            error=scrub(error),
             closed_at=at,
             relayed=True,
             client_gone_at=client_gone_at,
@@ -204,7 +198,7 @@ class AttemptCapture:
         self._client_gone_at: Instant | None = None
         self._body: _Message = _NOTHING
         self._stream: SseDecoder | LineDecoder | event_stream.EventStreamDecoder | None = None
-        self._found = _Found()
+        self._found = Reading()
 
     @property
     def finished(self) -> bool:
@@ -217,13 +211,8 @@ class AttemptCapture:
         self._headers = redact.response_headers(headers)
         self._headers_at = at
         self._body = _Message(headers)
-        match self._body.media_type:
-            case "text/event-stream":
-                self._stream = SseDecoder()
-            case "application/x-ndjson" | "application/jsonl" | "application/x-jsonlines":
-                self._stream = LineDecoder()
-            case event_stream.MEDIA_TYPE:
-                self._stream = event_stream.EventStreamDecoder()
+        kind = self._body.media_type
+        self._stream = event_stream.EventStreamDecoder() if kind == event_stream.MEDIA_TYPE else stream_decoder(kind)
         self.streamed = self._stream is not None
 
     def chunk(self, data: bytes, at: Instant) -> None:
@@ -271,18 +260,9 @@ class AttemptCapture:
         if self.streamed:
             state = self._end_of_stream(at)
         else:
-            state, message, text = body.json()
-            if isinstance(message, dict):
-                found.read_body(message, text)
-            elif chunks := dialects.gemini_chunks(message):
-                for part in chunks:
-                    found.read_body(part, orjson.dumps(part))
-            elif state in ("opaque", "unreadable") and (events := body.unnamed_events(text)):
-                self.streamed = True
-                self._events(events, at)
-                state = "read"
-            elif state == "read":
-                found.output_seen = bool(message)
+            state, text = body.text()
+            if state == "read":
+                state, self.streamed = found.read_text(body.media_type, text)
             if state in ("read", "opaque") and not self.streamed and ending == "complete" and self.status is not None:
                 found.terminal = "body"
             if state == "opaque" and body.size and self.status is not None and self.status < 300:
@@ -297,8 +277,8 @@ class AttemptCapture:
             content_type=body.media_type,
             content_encoding=body.content_encoding,
             ending=ending,
-            error=redact.scrub(error) if error else found.error_text(),
-            error_object=_json_text(redact.scrub_json(found.error)) if found.error is not None else None,
+            error=scrub(error) if error else found.error_text(),
+            error_object=json_text(scrub_json(found.error)) if found.error is not None else None,
             error_event=found.error is not None and self.status is not None and self.status < 400,
             headers_at=self._headers_at,
             first_byte_at=self._first_byte_at,
@@ -315,7 +295,7 @@ class AttemptCapture:
             served_model=found.model,
             service_tier=found.service_tier,
             usage=tuple(UsageSeen(path, text, count) for path, (text, count) in sorted(found.usage.items())),
-            facts=_json_text(found.facts) if found.facts else None,
+            facts=json_text(found.facts) if found.facts else None,
             notes=tuple(self._notes(ending)),
             body_state=state,
             body_bytes=body.size,
@@ -338,12 +318,8 @@ class AttemptCapture:
         if self._body.undecodable:
             return "unreadable"
         if self._found.events == 0 and self._body.size:
-            # A server that says event-stream and sends a plain JSON body: read it as the body it is.
-            state, message, text = self._body.json()
-            if isinstance(message, dict):
-                self._found.read_body(message, text)
-                return state
-            return "unreadable"
+            state, text = self._body.text()
+            return self._found.read_no_stream(self._body.media_type, text) if state == "read" else "unreadable"
         return "read" if self._body.size else "none"
 
     def _notes(self, ending: str) -> Iterator[str]:
@@ -356,109 +332,6 @@ class AttemptCapture:
         if self._body.truncated:
             yield "kept_in_part"
         yield from sorted(self._found.notes)
-
-
-class _Found:
-    """What was found in the messages of one response: usage by place (of each count the most), first id and model, endings."""
-
-    def __init__(self) -> None:
-        self.events = 0
-        self.terminal: str | None = None
-        self.output_seen = False
-        self.error: Any = None
-        self.response_id: str | None = None
-        self.model: str | None = None
-        self.service_tier: str | None = None
-        self.finish_reasons: list[str] = []
-        self.usage: dict[str, tuple[str, int]] = {}
-        self.facts: dict[str, Any] = {}
-        self.notes: set[str] = set()
-
-    def read_event(self, event: SseEvent) -> None:
-        """One stream event."""
-        self.events += 1
-        if event.unterminated:
-            self.notes.add("last_event_unterminated")
-        data = event.data.strip()
-        if data == dialects.DONE:
-            self.terminal = self.terminal or "[DONE]"
-            return
-        if self.terminal is not None:
-            self.notes.add("events_after_terminal")
-        message = loads(data)
-        if isinstance(message, dict):
-            self._read(message, data)
-            kind = message.get("type")
-            if kind in dialects.TERMINAL_TYPES:
-                self.terminal = self.terminal or kind
-            elif (member := dialects.TERMINAL_EVENTS.get(event.name)) is not None and member in message:
-                self.terminal = self.terminal or event.name.decode()
-            elif message.get("done") is True:
-                self.terminal = self.terminal or "done"
-            if self.error is None and (event.name == b"error" or kind == "error"):
-                self.error = message
-        elif event.name == b"error":
-            self.error = data.decode("utf-8", "replace")
-        elif message is None:
-            self.notes.add("unreadable_event" if data else "empty_event")
-
-    def read_body(self, message: dict[str, Any], data: bytes) -> None:
-        """A whole JSON body."""
-        self._read(message, data)
-        if message.get("type") == "error":
-            self.error = self.error or message
-
-    def error_text(self) -> str | None:
-        """The vendor's own words for the error, scrubbed."""
-        if self.error is None:
-            return None
-        words = self.error.get("message") if isinstance(self.error, dict) else self.error
-        if not isinstance(words, str):
-            words = orjson.dumps(self.error).decode()
-        return redact.scrub(words)
-
-    def _read(self, message: dict[str, Any], data: bytes) -> None:
-        inner = next((message[name] for name in dialects.WRAPPERS if isinstance(message.get(name), dict)), message)
-        self.response_id = self.response_id or _text(message.get("id")) or _text(inner.get("id")) or _text(message.get("responseId"))
-        self.model = self.model or _text(message.get("model")) or _text(inner.get("model")) or _text(message.get("modelVersion"))
-        self.service_tier = _text(message.get("service_tier")) or _text(inner.get("service_tier")) or self.service_tier
-        self.error = self.error or dialects.error_of(message) or dialects.error_of(inner)
-        if not self.output_seen:
-            self.output_seen = dialects.has_output(message) or (inner is not message and dialects.has_output(inner))
-        reasons = dialects.finish_reasons(message) + (dialects.finish_reasons(inner) if inner is not message else [])
-        if dialects.REFUSAL_HINT in data and (dialects.refuses(message) or dialects.refuses(inner)):
-            reasons.append(dialects.REFUSAL)
-        for reason in reasons:
-            if reason not in self.finish_reasons:
-                self.finish_reasons.append(redact.identifier(reason))
-        hinted = any(map(data.__contains__, dialects.USAGE_HINTS))
-        if hinted:
-            self._read_usage(message, data)
-        if any(map(data.__contains__, dialects.FACT_HINTS)):
-            self.facts.update(dialects.gateway_facts(inner))
-        if hinted or self.events <= 1 or message.get("type") in dialects.TERMINAL_TYPES:
-            self.facts.update(dialects.response_facts(inner))
-
-    def _read_usage(self, message: dict[str, Any], data: bytes) -> None:
-        verbatim: Any = None
-        for name, steps in dialects.USAGE_PLACES.items():
-            if steps[0] not in message or not (found := dialects.place(message, steps)):
-                continue
-            text = _dumps(found)
-            if text is None or _may_be_rewritten(text, data):
-                verbatim = _loads_verbatim(data) if verbatim is None else verbatim
-                text = _dumps(dialects.place(verbatim, steps))
-            self._keep_usage(name, text)
-        if dialects.BODY_COUNTS[0] in message or dialects.BODY_COUNTS[1] in message:
-            verbatim = _loads_verbatim(data) if verbatim is None else verbatim
-            self._keep_usage(dialects.BODY_PLACE, _dumps({name: verbatim[name] for name in dialects.BODY_COUNTS if name in verbatim}))
-
-    def _keep_usage(self, name: str, text: str | None) -> None:
-        if text is None or len(text) > MAX_USAGE_BYTES:
-            self.notes.add("unreadable_usage")
-        else:
-            before, count = self.usage.get(name, (text, 0))
-            self.usage[name] = (text if before == text else most(before, text), count + 1)
 
 
 class _Message:
@@ -524,41 +397,27 @@ class _Message:
         self.undecodable = True
         return b""
 
-    def json(self) -> tuple[str, Any, bytes]:
-        """How far the body could be read (Response.body_state), the JSON value, and the decoded text."""
+    def text(self) -> tuple[str, bytes]:
+        """The decoded body and `read`, or nothing and why it cannot be read (Response.body_state)."""
         if not self.size:
-            return "none", None, b""
+            return "none", b""
         if self.truncated:
-            return "too_large", None, b""
-        kind = self.media_type
+            return "too_large", b""
         text = self._content()
         if self.content_encoding:
             inner = decoder(self.content_encoding)
             if inner is None:
-                return "opaque", None, b""
+                return "opaque", b""
             try:
                 text = inner.feed(text)
             except DecodingError:
-                return "unreadable", None, b""
-        is_json = kind is not None and (kind == "application/json" or kind.endswith("+json"))
-        if not is_json and not ((kind is None or kind.startswith("text/")) and text.lstrip()[:1] in (b"{", b"[")):
-            return "opaque", None, text
-        value = loads(text)
-        return ("unreadable" if value is None and text.strip() != b"null" else "read"), value, text
+                return "unreadable", b""
+        return "read", text
 
-    def unnamed_events(self, text: bytes) -> list[SseEvent]:
-        """The events of a decoded body that is a stream of events, or of lines of JSON, under a type that does not say so."""
-        if self.media_type not in _UNNAMED_TYPES:
-            return []
-        start = text.removeprefix(_BOM).lstrip()
-        reader: SseDecoder | LineDecoder
-        if start.startswith(_EVENT_STARTS):
-            reader = SseDecoder()
-        elif isinstance(loads(start.partition(b"\n")[0]), dict):
-            reader = LineDecoder()
-        else:
-            return []
-        return [*reader.feed(text), *reader.end()]
+    def json(self) -> tuple[str, Any]:
+        """How far the body could be read (Response.body_state), and the JSON value."""
+        state, text = self.text()
+        return json_of(self.media_type, text) if state == "read" else (state, None)
 
     @property
     def whole(self) -> bool:
@@ -607,53 +466,4 @@ _NOTHING = _Nothing(())
 
 @lru_cache(maxsize=256)  # a multipart boundary apart, there are few
 def _scrubbed(content_type: str) -> str:
-    return redact.scrub(content_type)
-
-
-def loads(text: bytes) -> Any:
-    """The JSON value, or None if it is none; what the strict parser refuses (a lone surrogate, NaN) is tried again leniently."""
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        pass
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _loads_verbatim(text: bytes) -> Any:
-    """The JSON value with every number kept as it was written: 1e3, 1.50 and 2^60 come out as they went in."""
-    return _VERBATIM.decode(text.decode(json.detect_encoding(text), "surrogatepass"))
-
-
-def _number(lexeme: str) -> orjson.Fragment:
-    return orjson.Fragment(lexeme.encode())
-
-
-_VERBATIM = json.JSONDecoder(parse_int=_number, parse_float=_number, parse_constant=str)
-# Written so that the search is for the letters, and looks back only where they stand.
-_EXPONENT = re.compile(r"e(?<=[0-9]e)")
-_MINUS_ZERO = re.compile(rb"-0(?<=[\s:,\[]-0)")
-
-
-def _may_be_rewritten(text: str, data: bytes) -> bool:
-    """Whether a value read from `data` and written as `text` may hold a number in other digits; whole numbers have but one way, less -0."""
-    return "." in text or (b"-0" in data and _MINUS_ZERO.search(data) is not None) or _EXPONENT.search(text) is not None
-
-
-def _dumps(value: Any) -> str | None:
-    """JSON text, or None where the value cannot be written as valid Unicode JSON."""
-    try:
-        return orjson.dumps(value).decode()
-    except orjson.JSONEncodeError:
-        return None
-
-
-def _json_text(value: Any) -> JsonText | None:
-    text = _dumps(value)
-    return JsonText(text) if text is not None else None
-
-
-def _text(value: Any) -> str | None:
-    return redact.identifier(value) if isinstance(value, str) and value else None
+    return scrub(content_type)

@@ -15,8 +15,8 @@ from typing import Any
 
 import orjson
 
-from proxy.redact import scrub
 from schemas.instants import write_instant
+from schemas.scrub import scrub
 
 _QUOTED = re.compile(r"b?(['\"]).*\1", re.DOTALL)
 

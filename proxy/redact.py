@@ -1,4 +1,4 @@
-"""What may touch the disk: allow-lists of headers and members, and a scrubber for free text.
+"""What may touch the disk: allow-lists of headers and members; what looks like a key is scrubbed (schemas/scrub.py).
 
 Allow-lists, not block-lists: a header or member that nobody named here is not recorded. Credentials are known by
 their keyed fingerprint only (schemas/fingerprint.py).
@@ -18,6 +18,7 @@ import msgspec
 import orjson
 
 from schemas.records import Attempt, JsonText, Request, Response
+from schemas.scrub import identifier, scrub, storable
 
 Headers = Iterable[tuple[str, str]]
 
@@ -96,16 +97,7 @@ _SECRET_PARAMETERS = _KEY_PARAMETERS | frozenset(
     refresh_token session_token bearer credential credentials passwd pwd""".split()
 )
 
-# How vendors' keys look: a short prefix with its separator, or Google's, Amazon's, GitHub's, or a JSON web token.
-_KEY_SHAPES = r"\b(?:(?i:sk|pk|rk|ak|key|gsk|xai|ghp|gho|hf|glpat)[-_]|AIza|AKIA|github_pat_|ya29\.|eyJ)[A-Za-z0-9*][A-Za-z0-9_\-.*]{10,}"
-_KEY_IN_NAME = re.compile(_KEY_SHAPES)
-_SECRETS_IN_TEXT = re.compile(
-    r"(?i:\b(?:bearer|basic)\s+[^\s\"',;]{4,})"  # authorization values
-    rf"|{_KEY_SHAPES}"
-    r"|(?<![A-Za-z0-9])[A-Za-z0-9_\-]{40,}(?![A-Za-z0-9])"  # long opaque runs
-)
 _USER_IN_URL = re.compile(r"//[^/@\s]+@")
-MAX_TEXT = 500
 MAX_HEADER_VALUE = 4096
 LEAST_CREDENTIAL = 16  # characters
 
@@ -143,7 +135,7 @@ def _kept(headers: Headers, rule: Callable[[str], Callable[[str], str] | None]) 
 
 
 def _whole_id(value: str) -> str:
-    return _storable(value[:MAX_HEADER_VALUE])
+    return storable(value[:MAX_HEADER_VALUE])
 
 
 def _free_text(value: str) -> str:
@@ -155,11 +147,6 @@ def _free_text(value: str) -> str:
 def _header_value(value: str) -> str:
     """Without keys: a vendor may echo one."""
     return identifier(value, limit=MAX_HEADER_VALUE)
-
-
-def _storable(text: str) -> str:
-    """`text` as valid Unicode: what was no UTF-8 becomes U+FFFD."""
-    return text if text.isascii() else text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def request_headers(headers: Headers) -> JsonText:
@@ -209,18 +196,6 @@ def query(text: str) -> str | None:
     return scrub("&".join(pairs), limit=MAX_HEADER_VALUE)
 
 
-def scrub(text: str, limit: int = MAX_TEXT) -> str:
-    """One line of free text with everything that looks like a credential replaced by ***."""
-    line = " ".join(_storable(text).split())
-    return _SECRETS_IN_TEXT.sub("***", line[: limit * 2])[:limit]
-
-
-@lru_cache(maxsize=1024)  # paths and models come again and again
-def identifier(text: str, limit: int = 256) -> str:
-    """An id, a model's name or a path: kept whole however long and opaque it is, unless it has the shape of a key."""
-    return _KEY_IN_NAME.sub("***", _storable(text)[:limit])
-
-
 def without(record: Kept, credentials: Sequence[str]) -> Kept:
     """A record in whose texts no credential stands that was used, whatever its shape: a vendor may echo it anywhere.
 
@@ -248,14 +223,3 @@ def _texts(cls: type[Request | Attempt | Response]) -> tuple[list[str], Callable
 
 
 _TEXTS = {cls.kind: _texts(cls) for cls in (Request, Attempt, Response)}
-
-
-def scrub_json(value: object) -> object:
-    """A JSON value with every string in it scrubbed."""
-    if isinstance(value, str):
-        return scrub(value)
-    if isinstance(value, dict):
-        return {scrub(str(name)): scrub_json(member) for name, member in value.items()}
-    if isinstance(value, list):
-        return [scrub_json(member) for member in value]
-    return value

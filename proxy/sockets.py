@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from proxy import redact
 from proxy.desk import Desk
 from proxy.exchange import AttemptCapture, Client, Exchange, RequestHead
 from proxy.turns import TURN_METHOD, UPGRADE_ONLY_HEADERS, Closed, Opened, Turns, Way, kind_of
+from schemas.scrub import scrub
 
 NO_STATUS = 1005  # RFC 6455 7.4.1: a close frame that carried no code
 ABNORMAL = 1006  # and a connection that ended without one
@@ -102,7 +102,7 @@ class SocketLog:
         if end.by == "client" and end.code == ABNORMAL:
             rest.client_gone(self._desk.now())
         marker = None if end.code == ABNORMAL else f"close {end.code}"
-        facts = {"closed_by": end.by, "close_code": end.code, "close_reason": redact.scrub(end.reason), "unreadable": unreadable}
+        facts = {"closed_by": end.by, "close_code": end.code, "close_reason": scrub(end.reason), "unreadable": unreadable}
         rest.end_frames(marker, {**facts, **self.turns.facts()})
         self._desk.close(rest, end.ending, relayed=True, error=end.words if end.ending != "complete" else None)
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
-from proxy import dialects
-from proxy.exchange import AttemptCapture, Exchange, Headers, loads
+from proxy.exchange import AttemptCapture, Exchange, Headers
+from schemas import dialects
+from schemas.reading import loads
 from schemas.records import Instant, Record
 
 # Which paths carry turns, and by whose rules.

@@ -13,11 +13,13 @@ import pytest
 
 from etl.build import build
 from etl.lookup import FOLDER, AuditTableError, lookup_tables
-from etl.reread import read, steps_of
+from etl.reread import read
 from etl.unbrotli import BrotliError, Unbrotli
+from proxy.exchange import AttemptCapture
 from schemas.home import Home
-from schemas.records import Record, UsageSeen
+from schemas.records import Instant, Record, Response, UsageSeen
 from schemas.registry import UsageDialect
+from tests.journey import Case, cases
 from tests.rawdata import attempt, request, response, spool, write_book
 
 RATES = """+official,gpt-realtime,input,4,1000000,USD,2026-01-01T00:00:00Z,,charge,,,,,test,
@@ -150,13 +152,22 @@ def test_brotli_is_decoded_apart_and_within_bounds() -> None:
         decoder.close()
 
 
-def test_a_second_reading_takes_the_last_usage_of_each_place() -> None:
-    """As the proxy does: by place, the last that is not null; the first id and model."""
-    events: list[dict[str, Any]] = [
-        {"id": "a", "model": "m", "choices": [{"delta": {"role": "assistant", "content": ""}}], "usage": {"prompt_tokens": 1}},
-        {"id": "a", "model": "m", "choices": [{"delta": {"content": "Hi"}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 2}},
-        {"id": "b", "model": "n", "choices": [], "usage": None},
-    ]
-    told = read(events, {"usage": steps_of("usage"), "choices[0].usage": steps_of("choices[0].usage")})
-    assert told["usage"] == [{"path": "usage", "object": '{"prompt_tokens":2}', "count": 2}]
-    assert (told["response_id"], told["served_model"], told["finish_reasons"], told["output_seen"]) == ("a", "m", "stop", True)
+@pytest.mark.parametrize("case", [case for case in cases() if case.response.get("body")], ids=lambda case: case.name)
+def test_a_second_reading_finds_what_the_first_would_have(case: Case) -> None:
+    """Every golden reply, had it come in brotli: its usage, ids, reasons, errors, facts, output, end and how far it could be read."""
+    headers = tuple((name, value) for name, value in case.response["headers"].items())
+    media_type = case.response["headers"].get("content-type", "").partition(";")[0] or None
+    if "content-encoding" in case.response["headers"] or media_type == "application/vnd.amazon.eventstream":
+        pytest.skip("no text as it stands")
+    capture = AttemptCapture(attempt("r"), None, ())
+    capture.head(case.response.get("status", 200), headers, Instant(1))
+    capture.chunk(case.answered_bytes("gateway"), Instant(2))
+    (first,) = capture.close("complete", Instant(3), relayed=True)
+    assert isinstance(first, Response)
+    second = read(media_type, case.answered_bytes("gateway"))
+    names = "response_id served_model service_tier error error_object body_state streamed facts".split()
+    assert {name: second[name] for name in names} == {name: getattr(first, name) for name in names}
+    assert [UsageSeen(**seen) for seen in second["usage"]] == list(first.usage)
+    assert second["finish_reasons"].split() == list(first.finish_reasons)
+    assert second["terminal"] == (None if first.terminal == "body" else first.terminal)
+    assert second["output_seen"] == first.output_seen or first.body_state == "opaque"

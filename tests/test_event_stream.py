@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.event_stream import EventStreamDecoder
-from proxy.sse import SseEvent
+from schemas.sse import SseEvent
 from tests.journey import FOLDER
 
 STREAM = (FOLDER / "bedrock-converse-stream" / "response.bin").read_bytes()

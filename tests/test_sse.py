@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.sse import LineDecoder, SseDecoder, SseEvent
+from schemas.sse import LineDecoder, SseDecoder, SseEvent
 
 
 def decode(*chunks: bytes) -> list[SseEvent]:

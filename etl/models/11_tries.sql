@@ -46,15 +46,15 @@ joined as (
         c.request_id is not null as is_closed,
         o.channel, o.role, o.reason, o.url, o.sent_model, c.headers_at,
         coalesce(o.opened_at, c.headers_at, c.closed_at) as opened_at,
-        c.http_status, c.headers, c.content_type, c.ending, c.error,
+        c.http_status, c.headers, c.content_type, c.ending, coalesce(c.error, n.error) as error,
         coalesce(c.error_object, n.error_object) as error_object,
         coalesce(c.error_event, false) or coalesce(n.error_object is not null and c.http_status < 400, false) as error_event,
         c.first_token_at, c.closed_at, c.client_gone_at,
-        coalesce(c.streamed, false) as streamed,
-        c.terminal, c.body_state,
+        coalesce(c.streamed, false) or coalesce(n.streamed, false) as streamed,
+        coalesce(c.terminal, n.terminal) as terminal, coalesce(n.body_state, c.body_state) as body_state,
         coalesce(lower(c.content_encoding) like '%br%' and c.body_bytes > 0, false) and n.raw_id is null as is_unread,
-        c.body_state = 'opaque' and coalesce(c.content_type, 'text/plain') like 'text/%'
-            and regexp_full_match(lower(coalesce(c.content_encoding, '')), '((x-)?gzip|deflate|zstd|identity|[, ])*') as is_words,
+        coalesce(n.body_state, c.body_state) = 'opaque' and coalesce(c.content_type, 'text/plain') like 'text/%'
+            and (n.body_state = 'opaque' or regexp_full_match(lower(coalesce(c.content_encoding, '')), '((x-)?gzip|deflate|zstd|identity|[, ])*')) as is_words,
         coalesce(n.output_seen, c.output_seen, false) as output_seen,
         coalesce(n.finish_reasons, array_to_string(c.finish_reasons, ' ')) as finish_reasons,
         array_to_string(c.notes, ' ') as notes,
@@ -62,7 +62,7 @@ joined as (
         coalesce(c.served_model, n.served_model) as served_model,
         coalesce(c.service_tier, n.service_tier) as service_tier,
         case when n.raw_id is null then c.usage else n.usage end as usage,
-        c.facts
+        coalesce(c.facts, n.facts) as facts
     from opened o
     full join closed c on o.request_id = c.request_id and o.ordinal = c.ordinal
     left join reread n on c.request_id = n.raw_id and c.ordinal = n.raw_ordinal
