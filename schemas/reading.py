@@ -102,7 +102,7 @@ class Reading:
 
     def read_body(self, message: dict[str, Any], data: bytes) -> None:
         """A whole JSON body."""
-        self._read(message, data)
+        self._read(message, data, is_whole=True)
         if message.get("type") == "error":
             self.error = self.error or message
 
@@ -139,7 +139,7 @@ class Reading:
             words = orjson.dumps(self.error).decode()
         return scrub(words)
 
-    def _read(self, message: dict[str, Any], data: bytes) -> None:
+    def _read(self, message: dict[str, Any], data: bytes, *, is_whole: bool = False) -> None:
         inner = next((message[name] for name in dialects.WRAPPERS if isinstance(message.get(name), dict)), message)
         self.response_id = self.response_id or _text(message.get("id")) or _text(inner.get("id")) or _text(message.get("responseId"))
         self.model = self.model or _text(message.get("model")) or _text(inner.get("model")) or _text(message.get("modelVersion"))
@@ -153,7 +153,8 @@ class Reading:
         for reason in reasons:
             if reason not in self.finish_reasons:
                 self.finish_reasons.append(identifier(reason))
-        hinted = any(hint in data for hint in dialects.USAGE_HINTS)
+        # of a body, which comes once, every place is looked at: a name in it may be escaped
+        hinted = is_whole or any(hint in data for hint in dialects.USAGE_HINTS)
         if hinted:
             self._read_usage(message, data)
         if any(hint in data for hint in dialects.FACT_HINTS):

@@ -127,6 +127,13 @@ def test_the_last_usage_at_a_place_wins_and_places_are_kept_apart() -> None:
     assert response.notes == ("no_terminal_marker",)
 
 
+def test_a_bodys_usage_is_found_whose_name_is_escaped() -> None:
+    """A body comes once, so every place in it is looked at; of a stream's chunks those that spell the name."""
+    body = b'{"id":"r1","choices":[],"us\\u0061ge":{"prompt_tokens":9,"completion_tokens":1}}'
+    response = answered([body], (("content-type", "application/json"),))
+    assert [(seen.path, seen.object) for seen in response.usage] == [("usage", '{"prompt_tokens":9,"completion_tokens":1}')]
+
+
 @pytest.mark.parametrize(
     ("told", "kept"),
     [
