@@ -45,7 +45,7 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
         "has": TEXT,  # a member that must be there
         "dialect": TEXT,
         "part": TEXT,  # each part has one dialect; parts add up
-        "role": TEXT,  # main | beside: only fills in what the main places leave out
+        "role": TEXT,  # main | beside: only fills in what the main places leave out | prompt: after those of its dialect; alone it tells no output
         "source": TEXT,  # reported by the vendor | recounted by us
         "note": TEXT,
     },

@@ -4,6 +4,7 @@
 -- piece is empty for the reply as a whole, else which piece of it: a line of a batch's output, a part that another model made
 -- (inner_parts.csv); model is then the piece's own, null where it names none. Where such parts stand instead of the tokens at
 -- the top, the object at the top keeps only its other counts.
+-- tells_prompt: of its part nothing tells more than the prompt, so that what came of the output has to be counted.
 -- check: object is not null and dialect is not null and source in ('reported', 'recounted') and keeps in ('all', 'other')
 -- check: unique raw_id, raw_ordinal, piece, part, path
 -- check: select raw_id, raw_ordinal, piece, part from usage_objects group by all having count(distinct dialect) > 1
@@ -56,7 +57,7 @@ matched as (
     end
 ),
 ruled as (
-    select raw_id, raw_ordinal, piece, part, dialect from matched where role = 'main'
+    select raw_id, raw_ordinal, piece, part, dialect, role from matched where role in ('main', 'prompt')
     qualify row_number() over (partition by raw_id, raw_ordinal, piece, part order by priority, path) = 1
 ),
 listed as (
@@ -89,13 +90,14 @@ inner_parts as (
 usage_objects as (
     select
         m.raw_id, m.raw_ordinal, m.piece, m.model, m.part, m.dialect, m.path, m.priority, m.source, m.object,
-        case when m.part = 'tokens' and c.stands = 'instead' then 'other' else 'all' end as keeps
+        case when m.part = 'tokens' and c.stands = 'instead' then 'other' else 'all' end as keeps,
+        r.role = 'prompt' as tells_prompt
     from matched m
     join ruled r on m.raw_id = r.raw_id and m.raw_ordinal = r.raw_ordinal and m.piece = r.piece and m.part = r.part and m.dialect = r.dialect
     left join chosen c on m.raw_id = c.raw_id and m.raw_ordinal = c.raw_ordinal and m.piece = c.piece
     qualify row_number() over (partition by m.raw_id, m.raw_ordinal, m.piece, m.part, m.path order by m.priority) = 1
     union all
-    select raw_id, raw_ordinal, piece, model, 'tokens', dialect, '(inner)', 1, 'reported', cast(object as varchar), 'all'
+    select raw_id, raw_ordinal, piece, model, 'tokens', dialect, '(inner)', 1, 'reported', cast(object as varchar), 'all', false
     from inner_parts where object is not null
 )
 select * from usage_objects

@@ -119,11 +119,15 @@ families as (
     from metered u join meter m on u.meter = m.name
     where u.part = 'tokens' group by u.raw_id, u.raw_ordinal
 ),
+prompts as (
+    select distinct raw_id, raw_ordinal from usage_objects where tells_prompt
+),
 owed as (
     select f.raw_id, f.raw_ordinal, '' as piece, 'tokens' as part, 'missing' as meter, f.source,
         case when f.has_input = 0 then 'no input is reported' else 'no output is reported' end as fault
     from families f join steps s on f.raw_id = s.raw_id and f.raw_ordinal = s.raw_ordinal
-    where (s.owes like '%input%' and f.has_input = 0) or (s.owes like '%output%' and f.has_output = 0)
+    left join prompts p on f.raw_id = p.raw_id and f.raw_ordinal = p.raw_ordinal
+    where (s.owes like '%input%' and f.has_input = 0) or (s.owes like '%output%' and f.has_output = 0 and p.raw_id is null)
 ),
 silent as (
     select raw_id, raw_ordinal, 'line ' || line as piece, 'tokens' as part, 'missing' as meter, 'reported' as source, 'it succeeded and tells no usage' as fault

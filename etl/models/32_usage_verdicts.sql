@@ -1,7 +1,7 @@
 -- One row is one try: whether the vendor's usage can be used, why not, and whether a recount could stand in for it.
 -- A recount is wanted where tokens decide the charge and the vendor reported none; a faulty report is never replaced.
--- Of a stream on Anthropic's surface that broke before its message_delta the vendor reported the prompt alone: what
--- message_start says of the output is a stub. There the output is wanted where the output seen decides the charge.
+-- Where the vendor reported the prompt alone (a stream on Anthropic's surface that broke before its message_delta, Fireworks' headers)
+-- the output is wanted where the output seen decides the charge.
 -- check: is_reported is not null and wants_recount is not null and wants_output is not null
 -- check: not (wants_recount and wants_output) and (is_reported or not wants_output)
 -- check: select count(*) from usage_verdicts having count(*) is distinct from (select count(*) from steps)
@@ -13,8 +13,7 @@ with reported as (
     from usage_reported group by raw_id, raw_ordinal
 ),
 stubs as (
-    select raw_id, raw_ordinal from usage_objects where part = 'tokens' and dialect = 'anthropic'
-    group by raw_id, raw_ordinal having max(path) = 'message.usage' and min(path) = 'message.usage'
+    select distinct raw_id, raw_ordinal from usage_objects where part = 'tokens' and tells_prompt
 ),
 patterns as (
     select s.sent_model, e.encoding, e.approximate
@@ -41,7 +40,7 @@ usage_verdicts as (
             and (s.outcome = 'ok' or coalesce(p.charge in ('input', 'observed'), false)) as wants_recount,
         b.raw_id is not null
             and r.fault is null
-            and s.streamed
+            and s.owes like '%output%'
             and s.raw_ordinal > 0
             and s.billing = 'usage'
             and (s.outcome = 'ok' or coalesce(p.charge = 'observed', false)) as wants_output
