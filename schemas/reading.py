@@ -19,8 +19,8 @@ from schemas.usage import most
 
 MAX_USAGE_BYTES = 64 << 10
 _LINE_TYPES = frozenset(("application/x-ndjson", "application/jsonl", "application/x-jsonlines"))
-# Types under which some servers send a stream, and what a stream of events begins with.
-_UNNAMED_TYPES = frozenset((None, "text/plain", "application/octet-stream", "application/json"))
+# Types under which some servers send a stream, beside every type of text (a web server's own is that of a page); and what a stream of events begins with.
+_UNNAMED_TYPES = frozenset((None, "application/octet-stream", "application/json"))
 _EVENT_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":")
 _BOM = b"\xef\xbb\xbf"
 
@@ -43,7 +43,7 @@ def json_of(media_type: str | None, text: bytes) -> tuple[str, Any]:
 
 def _unnamed_events(media_type: str | None, text: bytes) -> list[SseEvent]:
     """The events of a decoded body that is a stream of events, or of lines of JSON, under a type that does not say so."""
-    if media_type not in _UNNAMED_TYPES:
+    if media_type not in _UNNAMED_TYPES and not (media_type or "").startswith("text/"):
         return []
     start = text.removeprefix(_BOM).lstrip()
     reader: SseDecoder | LineDecoder
