@@ -167,6 +167,8 @@ def count(wanted: Wanted, bodies: Bodies) -> Counted:
     if not messages and (wanted.whole or content.lstrip()[:1] in (b"{", b"[")):
         raise Uncountable("the reply is no whole JSON")  # of a broken one, that nothing came
     said = surface.reply(messages)
+    if wanted.whole and not said.texts and not said.hidden:
+        raise Uncountable("the reply holds nothing that can be counted")  # and yet it was no empty one
     if said.hidden and wanted.whole:
         raise Uncountable(f"the reply holds {', '.join(sorted(said.hidden))}, whose tokens nobody sees")
     return Counted(meters | {"output": tokens(said, coder)}, frozenset(said.hidden))
