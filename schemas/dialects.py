@@ -215,7 +215,9 @@ def has_output(message: Mapping[str, Any]) -> bool:
         for part in (choice.get("delta"), choice.get("message")):
             if isinstance(part, dict) and any(part.get(name) for name in _DELTA_MEMBERS):
                 return True
-    if "contentBlockIndex" in message and message.get("delta"):  # Converse
+    if "contentBlockIndex" in message and message.get("delta"):  # Converse, as a stream and whole
+        return True
+    if isinstance(message.get("output"), dict) and place(message, ("output", "message", "content")):
         return True
     vectors = message.get("embeddings")
     if isinstance(vectors, dict) and any(vectors.values()):  # Cohere's: a list for each type that was asked for
