@@ -128,7 +128,8 @@ class Reading:
         if isinstance(value, dict):
             self.read_body(value, text)
             return state
-        return "unreadable"
+        is_silence = all(line.startswith(b":") for line in text.removeprefix(_BOM).splitlines() if line)
+        return "read" if is_silence else "unreadable"  # heartbeats alone are read whole, and say nothing
 
     def error_text(self) -> str | None:
         """The vendor's own words for the error, scrubbed."""
