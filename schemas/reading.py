@@ -155,10 +155,10 @@ class Reading:
             if reason not in self.finish_reasons:
                 self.finish_reasons.append(identifier(reason))
         # of a body, which comes once, every place is looked at: a name in it may be escaped
-        hinted = is_whole or any(hint in data for hint in dialects.USAGE_HINTS)
+        hinted = is_whole or any(map(data.__contains__, dialects.USAGE_HINTS))
         if hinted:
             self._read_usage(message, data)
-        if any(hint in data for hint in dialects.FACT_HINTS):
+        if any(map(data.__contains__, dialects.FACT_HINTS)):
             self.facts.update(dialects.gateway_facts(inner))
         if hinted or self.events <= 1 or message.get("type") in dialects.TERMINAL_TYPES:
             self.facts.update(dialects.response_facts(inner))
@@ -173,7 +173,7 @@ class Reading:
                 verbatim = _loads_verbatim(data) if verbatim is None else verbatim
                 text = _dumps(dialects.place(verbatim, steps))
             self._keep_usage(name, text)
-        if any(name in message for name in dialects.BODY_COUNTS[:2]):
+        if dialects.BODY_COUNTS[0] in message or dialects.BODY_COUNTS[1] in message:
             verbatim = _loads_verbatim(data) if verbatim is None else verbatim
             self._keep_usage(dialects.BODY_PLACE, _dumps({name: verbatim[name] for name in dialects.BODY_COUNTS if name in verbatim}))
 
@@ -214,7 +214,7 @@ _MINUS_ZERO = re.compile(rb"-0(?<=[\s:,\[]-0)")
 
 def _may_be_rewritten(text: str, data: bytes) -> bool:
     """Whether a value read from `data` and written as `text` may hold a number in other digits; whole numbers have but one way, less -0."""
-    return "." in text or _MINUS_ZERO.search(data) is not None or _EXPONENT.search(text) is not None
+    return "." in text or (b"-0" in data and _MINUS_ZERO.search(data) is not None) or _EXPONENT.search(text) is not None
 
 
 def _dumps(value: Any) -> str | None:
