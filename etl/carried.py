@@ -32,7 +32,7 @@ from etl.closed import (
 from etl.edition import Change, Edition, own_rows
 from etl.published import LedgerUnreadableError, NoLedgerError, open_ledger
 from etl.reread import reread
-from etl.seals import REOPENED, SEAL_FILE, MonthSeal, SealBroken, folder, load, superseded
+from etl.seals import REOPENED, SEAL_FILE, MonthSeal, SealBroken, folder, superseded, whole
 from etl.sources import OF_A_REQUEST, Sources
 from schemas import durable
 from schemas.book import Book
@@ -132,7 +132,7 @@ def lost(home: Home, there: Collection[str]) -> dict[str, str]:
     except (NoLedgerError, LedgerUnreadableError, duckdb.Error):  # it can always be made again; then the basis alone knows
         pass
     gone = [(period, seal) for period, seal in sorted(known) if seal not in there]
-    return {period: seal for period, seal in gone if seal not in {load(path).hash for path in superseded(home, period)}}
+    return {period: seal for period, seal in gone if seal not in {old.hash for old in whole(superseded(home, period)).values()}}
 
 
 def check_none_lost(home: Home, seals: Collection[MonthSeal], reopened: Container[str] = ()) -> None:
@@ -144,7 +144,7 @@ def check_none_lost(home: Home, seals: Collection[MonthSeal], reopened: Containe
     for period, seal in lost(home, {seal.hash for seal in seals}).items():
         if seal not in reopened:
             subject = f"ledger/{period}/{SEAL_FILE}" if folder(home, period).exists() else f"ledger/{period}"
-            raise SealBroken(subject, "is missing, though the month was closed", period)
+            raise SealBroken(period, subject, "is missing, though the month was closed")
 
 
 def reopened_seals(connection: duckdb.DuckDBPyConnection) -> set[str]:

@@ -19,25 +19,28 @@ import duckdb
 from etl import kernel, merkle
 from etl.audit import read_rows
 from etl.build import BuildResult, build_locked, lock, silent
-from etl.carried import lost
+from etl.carried import check_none_lost, lost
 from etl.closed import bounds, owned_by_month
 from etl.cures import ACKNOWLEDGE
 from etl.export.month import SEALED, export
 from etl.kernel import Report, Run
 from etl.published import open_ledger
 from etl.seals import (
-    MONTHS,
     SEAL_FILE,
     TABLES_FOLDER,
     VERSION,
     MonthSeal,
+    aside,
     check_outputs,
+    every_seal,
     folder,
     key_of,
     load,
+    put_aside,
     read_seals,
     sha256_of,
     superseded,
+    whole,
 )
 from etl.statement import statement
 from etl.statement_page import statement_page
@@ -238,10 +241,10 @@ def _try(home: Home, spill_to: Path, built: BuildResult, month: str, as_of: int,
 def _seal(home: Home, connection: duckdb.DuckDBPyConnection, built: BuildResult, period: str, as_of: int) -> None:
     """Write everything that a closed month consists of, `seal.json` last."""
     target = folder(home, period)
-    old = superseded(home, period)
+    kept = aside(home, period)
     target.mkdir(mode=0o700, exist_ok=True)
     for left in target.iterdir():  # of a close that did not come to its end, or that was reopened
-        if left not in old:
+        if left not in kept:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
     _write_book(home, target)
     _write_tables(connection, target, period)
@@ -253,12 +256,12 @@ def _seal(home: Home, connection: duckdb.DuckDBPyConnection, built: BuildResult,
         tree.write(target / merkle.MERKLE_FILE)
         for export_done in exports:
             export_done.result()
-    for path in _files(target, old):
+    for path in _files(target, kept):
         os.chmod(path, 0o600)
         durable.sync(path)
     for place in (target / TABLES_FOLDER, target / BOOK_FOLDER, target, home.ledger):
         durable.sync(place)
-    seals = read_seals(home)
+    seals, old = read_seals(home), superseded(home, period)
     starts_at, ends_at = bounds(built.book.settings.timezone, period)
     lines = built.sources.seals
     seal = MonthSeal(
@@ -276,7 +279,7 @@ def _seal(home: Home, connection: duckdb.DuckDBPyConnection, built: BuildResult,
         positions=dict(sorted(built.sources.positions.items())),
         files={file.path: file.sha256 for file in sorted(built.sources.named, key=lambda file: file.path)},
         book={"digest": built.book.digest, "files": {path.name: sha256_of(path) for path in sorted((target / BOOK_FOLDER).iterdir())}},
-        outputs={str(path.relative_to(target)): {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in _files(target, old)},
+        outputs={str(path.relative_to(target)): {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in _files(target, kept)},
         receipts={"count": tree.leaves, "root": tree.root},
         public_key="",
     ).signed(key_of(home))
@@ -311,32 +314,34 @@ def _write_book(home: Home, target: Path) -> None:
             (kept / path.name).write_bytes(path.read_bytes())
 
 
-def _files(target: Path, old: Sequence[Path]) -> list[Path]:
-    return sorted(path for path in target.rglob("*") if path.is_file() and path not in old and path.name != SEAL_FILE)
+def _files(target: Path, kept: Sequence[Path]) -> list[Path]:
+    return sorted(path for path in target.rglob("*") if path.is_file() and path not in kept and path.name != SEAL_FILE)
 
 
-def reopening(home: Home, period: str) -> dict[str, str]:
-    """The closed months that reopening `period` opens, oldest first, each with its seal's hash: itself and every later one, and
-    those whose seal is lost. Raises NotClosedError, and SealBroken for the months that stay closed.
+def reopening(home: Home, period: str) -> dict[str, str | None]:
+    """The closed months that reopening `period` opens, oldest first, each with its seal's hash, null where nobody knows it: itself and
+    every later one, those whose seal is lost or damaged too. Raises NotClosedError, and SealBroken for the months that stay closed.
     """
     read_seals(home, before=period)
-    seals = {path.parent.name: load(path).hash for path in home.ledger.glob(f"{MONTHS}/{SEAL_FILE}")}
-    closed = dict(sorted((lost(home, seals.values()) | seals).items()))
+    read = whole(every_seal(home))
+    seals = {path.parent.name: seal for path, seal in read.items() if path.name == SEAL_FILE}
+    gone = lost(home, [seal.hash for seal in seals.values()])
+    check_none_lost(home, seals.values(), [seal for month, seal in gone.items() if month >= period])
+    # one that was put aside and is damaged stands against the month's next close
+    damaged: dict[str, str | None] = {path.parent.name: None for path in every_seal(home) if path not in read}
+    closed = damaged | gone | {month: seal.hash for month, seal in seals.items()}
     if period not in closed:
-        raise NotClosedError(f"{period} is not closed", f"closed months: {', '.join(closed) or 'none is'}")
-    return {month: seal for month, seal in closed.items() if month >= period}
+        raise NotClosedError(f"{period} is not closed", f"closed months: {', '.join(sorted(closed)) or 'none is'}")
+    return {month: closed[month] for month in sorted(closed) if month >= period}
 
 
 def reopen(home: Home, period: str) -> tuple[str, ...]:
-    """Open a closed month and every later one again, newest first; each seal is kept as seal-<n>.json. The months opened.
+    """Open a closed month and every later one again, newest first; each seal is kept as seal-<n>.json, or .damaged. The months opened.
 
-    Of a month whose seal is lost nothing can be kept: the recorded event that names the seal opens it.
+    A month whose seal is lost or damaged is opened by the recorded event that names the seal.
     """
     with lock(home):
         opened = tuple(reopening(home, period))
         for month in reversed(opened):
-            place = folder(home, month)
-            if (place / SEAL_FILE).exists():
-                os.replace(place / SEAL_FILE, place / f"seal-{len(superseded(home, month)) + 1}.json")
-                durable.sync(place)
+            put_aside(home, month)
     return opened

@@ -8,6 +8,10 @@ sorted keys and no spaces, without `hash` and `signature`; the signature is Ed25
 from __future__ import annotations
 
 import hashlib
+import os
+import re
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +29,8 @@ from schemas.manifest import GENESIS
 
 VERSION = 1
 SEAL_FILE = "seal.json"
+ASIDE = "seal-[0-9]*"  # what reopenings put aside: seals as seal-<n>.json, damaged ones as seal-<n>.damaged, one count over both
+DAMAGED = ".damaged"
 KEY_FILE = "seal.key"
 TABLES_FOLDER = "tables"
 MONTHS = "[0-9][0-9][0-9][0-9]-[0-9][0-9]"
@@ -34,7 +40,7 @@ REOPENED = "month_reopened"  # the event that records who opens a closed month, 
 class SealBroken(LedgerError):
     """A seal, or something that it covers, is not what was sealed."""
 
-    def __init__(self, subject: str, what: str, period: str = "PERIOD") -> None:
+    def __init__(self, period: str, subject: str, what: str) -> None:
         super().__init__(
             f"{subject}: {what}",
             f"restore it from a copy, or reopen the month: tokenledger ledger --reopen {period} --by WHO --reason TEXT",
@@ -107,19 +113,31 @@ def folder(home: Home, period: str) -> Path:
 
 
 def load(path: Path) -> MonthSeal:
-    """One seal, its hash and signature checked; raises SealBroken."""
-    subject = f"ledger/{path.parent.name}/{path.name}"
+    """One seal, its hash, signature and place checked; raises SealBroken."""
+    period = path.parent.name
+    subject = f"ledger/{period}/{path.name}"
     content = path.read_bytes()
     try:
         seal = MonthSeal(**orjson.loads(content))
         seal.end  # noqa: B018  raises where it is no instant
     except (ValueError, TypeError, LedgerError) as error:
-        raise SealBroken(subject, f"is unreadable ({error})") from None
+        raise SealBroken(period, subject, f"is unreadable ({error})") from None
     if seal.as_bytes() != content or seal.digest() != seal.hash:
-        raise SealBroken(subject, "its hash does not cover what it says")
+        raise SealBroken(period, subject, "its hash does not cover what it says")
     if not seal.is_signed():
-        raise SealBroken(subject, "its signature does not hold")
+        raise SealBroken(period, subject, "its signature does not hold")
+    if seal.period != period:  # whichever month it should lie in: what opens the earlier one opens the later one too
+        raise SealBroken(min(seal.period, period), subject, f"is that of {seal.period}, and lies in another month's folder")
     return seal
+
+
+def whole(paths: Iterable[Path]) -> dict[Path, MonthSeal]:
+    """Of these files the seals, less those that are damaged."""
+    found = {}
+    for path in paths:
+        with suppress(SealBroken):
+            found[path] = load(path)
+    return found
 
 
 def read_seals(home: Home, before: str | None = None) -> tuple[MonthSeal, ...]:
@@ -131,18 +149,42 @@ def read_seals(home: Home, before: str | None = None) -> tuple[MonthSeal, ...]:
     found = tuple(load(path) for path in paths if before is None or path.parent.name < before)
     previous = GENESIS
     for number, seal in enumerate(found, 1):
-        subject = f"ledger/{seal.period}/{SEAL_FILE}"
         if seal.number != number or seal.previous != previous:
-            raise SealBroken(subject, "does not follow the seal before it")
-        if not (folder(home, seal.period) / SEAL_FILE).exists():
-            raise SealBroken(subject, "lies in another month's folder")
+            raise SealBroken(seal.period, f"ledger/{seal.period}/{SEAL_FILE}", "does not follow the seal before it")
         previous = seal.hash
     return found
 
 
+def aside(home: Home, period: str) -> list[Path]:
+    """What reopenings put aside of a month, oldest first: no close removes it, and no seal covers it."""
+    return sorted(folder(home, period).glob(ASIDE), key=_number)
+
+
 def superseded(home: Home, period: str) -> list[Path]:
-    """The seals that reopenings put aside, oldest first."""
-    return sorted(folder(home, period).glob("seal-*.json"), key=lambda path: int(path.stem.removeprefix("seal-")))
+    """The seals among what reopenings put aside, oldest first."""
+    return [path for path in aside(home, period) if path.suffix == ".json"]
+
+
+def every_seal(home: Home) -> list[Path]:
+    """The files of all seals, those that reopenings put aside too."""
+    return sorted(path for path in home.ledger.glob(f"{MONTHS}/seal*.json") if path.name == SEAL_FILE or path.match(ASIDE))
+
+
+def put_aside(home: Home, period: str) -> None:
+    """Move a month's seal out of the way, and what is damaged of those before it, each under a name that nothing has."""
+    for path in superseded(home, period):
+        if not whole([path]):
+            os.replace(path, path.with_suffix(DAMAGED))
+    path = folder(home, period) / SEAL_FILE
+    if path.exists():
+        number = 1 + max(map(_number, aside(home, period)), default=0)
+        os.replace(path, path.with_name(f"seal-{number}").with_suffix(path.suffix if whole([path]) else DAMAGED))
+    if path.parent.exists():
+        durable.sync(path.parent)
+
+
+def _number(path: Path) -> int:
+    return int(re.sub(r"\D", "", path.stem))
 
 
 def check_outputs(home: Home, seal: MonthSeal, below: str = "") -> int:
@@ -152,9 +194,9 @@ def check_outputs(home: Home, seal: MonthSeal, below: str = "") -> int:
         if name.startswith(below):
             path = folder(home, seal.period) / name
             if not path.is_file():
-                raise SealBroken(f"ledger/{seal.period}/{name}", "is missing")
+                raise SealBroken(seal.period, f"ledger/{seal.period}/{name}", "is missing")
             if sha256_of(path) != facts["sha256"]:
-                raise SealBroken(f"ledger/{seal.period}/{name}", "is not what was sealed (SHA-256 differs)")
+                raise SealBroken(seal.period, f"ledger/{seal.period}/{name}", "is not what was sealed (SHA-256 differs)")
             count += 1
     return count
 

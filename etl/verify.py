@@ -24,12 +24,12 @@ from etl.carried import BASIS_FILE, check_none_lost
 from etl.erasure import erased
 from etl.published import open_ledger, require_period
 from etl.seals import (
-    MONTHS,
     SEAL_FILE,
     TABLES_FOLDER,
     MonthSeal,
     SealBroken,
     check_outputs,
+    every_seal,
     folder,
     load,
     public_key_of,
@@ -95,11 +95,11 @@ def verify(home: Home, period: str | None = None) -> Verified:
     chosen = [seal for seal in seals if period in (None, seal.period)]
     for seal in chosen:
         if own_key is not None and seal.public_key != own_key:
-            raise SealBroken(f"ledger/{seal.period}/{SEAL_FILE}", "is signed by another key than this home's")
+            raise SealBroken(seal.period, f"ledger/{seal.period}/{SEAL_FILE}", "is signed by another key than this home's")
         _check_inputs(seal, chain)
         outputs += check_outputs(home, seal)
         _check_receipts(home, seal)
-    for path in sorted(home.ledger.glob(f"{MONTHS}/seal-*.json")):
+    for path in every_seal(home):
         load(path)
     requests, entries = _check_ledger(home, seals, period)
     check_none_lost(home, seals)
@@ -190,11 +190,11 @@ def _check_inputs(seal: MonthSeal, chain: list[manifest.Seal]) -> None:
     subject = f"ledger/{seal.period}/{SEAL_FILE}"
     lines = seal.manifest["lines"]
     if lines > len(chain) or (chain[lines - 1].hash if lines else GENESIS) != seal.manifest["hash"]:
-        raise SealBroken(f"raw/{'manifest.jsonl'} line {lines}", f"is not the one that {subject} was made from")
+        raise SealBroken(seal.period, f"raw/{'manifest.jsonl'} line {lines}", f"is not the one that {subject} was made from")
     known = {file.path: file.sha256 for line in chain for file in line.files}
     for path, digest in seal.files.items():
         if known.get(path) != digest:
-            raise SealBroken(f"raw/{path}", f"is not what {subject} was made from")
+            raise SealBroken(seal.period, f"raw/{path}", f"is not what {subject} was made from")
 
 
 def _check_receipts(home: Home, seal: MonthSeal) -> None:
@@ -206,7 +206,7 @@ def _check_receipts(home: Home, seal: MonthSeal) -> None:
         tree = merkle.grow(_digests(connection, f"SELECT * FROM read_parquet('{quoted}') ORDER BY request_id", f"ledger/{seal.period}"))
     is_there = tree.is_in(folder(home, seal.period) / merkle.MERKLE_FILE)
     if not is_there or tree.root != seal.receipts["root"] or tree.leaves != seal.receipts["count"]:
-        raise SealBroken(f"ledger/{seal.period}/{SEAL_FILE}", "its root does not cover the month's receipts")
+        raise SealBroken(seal.period, f"ledger/{seal.period}/{SEAL_FILE}", "its root does not cover the month's receipts")
 
 
 def digest_of_row(row: Mapping[str, Any]) -> str:

@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -528,6 +530,64 @@ def test_a_month_whose_seal_is_lost_is_opened_on_purpose(
     (home.ledger / "2026-11" / "seal.json").unlink()
     with pytest.raises(SealBroken, match=r"2026-11/seal\.json: is missing"):
         build(home)
+
+
+def forget(ledger: Path) -> None:
+    for path in (ledger / "2026-10" / "seal.json", ledger / "2026-11" / "seal.json"):
+        path.write_bytes(b"")
+    for path in ledger.glob("ledger.*"):
+        path.unlink()
+
+
+def rewrite(path: Path, old: bytes, new: bytes) -> None:
+    path.write_bytes(path.read_bytes().replace(old, new))
+
+
+# What happens to the files of two closed months, each in its own way; what is written is the damaged seal.
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "a bit of the last seal": lambda ledger: rewrite(ledger / "2026-11" / "seal.json", b"2026-11-01", b"2026-11-02"),
+    "the first seal holds nothing": lambda ledger: (ledger / "2026-10" / "seal.json").write_bytes(b""),
+    "both, and everything published is gone": forget,
+    "the last seal in the folder of the first": lambda ledger: shutil.copy(ledger / "2026-11" / "seal.json", ledger / "2026-10"),
+    "the first month's folder is gone": lambda ledger: shutil.rmtree(ledger / "2026-10"),
+    "an output": lambda ledger: (ledger / "2026-10" / "ledger.csv").write_text("other"),
+    "a seal that was put aside": lambda ledger: (ledger / "2026-10" / "seal-1.json").write_bytes(b"{}"),
+}
+
+
+@pytest.fixture(scope="module")
+def closed_twice(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """October and November, a request each; closed, opened and closed again."""
+    home = Home(tmp_path_factory.mktemp("twice"))
+    recorded(home, *call("r1"), *call("n1", NOVEMBER + DAY))
+    close(home, DECEMBER)
+    reopen(home, "2026-10")
+    close(home, DECEMBER)
+    return home
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_seal_is_put_aside_by_the_cure_that_is_printed(
+    closed_twice: Home, tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pasted as printed, the cure opens the months again, and they close anew; no byte of a seal is lost, damaged or not."""
+    home = Home(shutil.copytree(closed_twice.root, tmp_path / "home"))
+    DAMAGE[case](home.ledger)
+    seals = {contents(path.parent)[path.name] for path in home.ledger.glob("2026-*/seal*.json")}
+    at = ["--as-of", write_instant(DECEMBER)]
+    code = run(["verify", "--home", str(home.root)])
+    for _ in range(2):  # opening the month after one that is gone is refused, with the cure for that one
+        if code:
+            told = capsys.readouterr().err
+            command = (
+                told[told.rindex(f"tokenledger --home {home.root} ledger --reopen ") :].replace("WHO", "ann").replace("TEXT", "damaged")
+            )
+            code = run([*shlex.split(command)[1:], *at])
+    assert code == 0, capsys.readouterr().err
+    assert run(["ledger", *at, "--home", str(home.root)]) == 0, capsys.readouterr().err
+    assert status(home) == {"2026-10": "closed", "2026-11": "closed"}
+    verify(home)
+    assert seals <= set(contents(home.ledger).values())
 
 
 def test_every_change_of_the_book_is_in_the_audit_trail(home: Home) -> None:
