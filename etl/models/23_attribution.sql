@@ -2,21 +2,10 @@
 -- registry comes first; a header that contradicts it counts only for a trusted key; runs and tags come from the request alone.
 -- check: standing in ('applied', 'claimed')
 -- check: unique request_id, fact where standing = 'applied'
-with keys as (
-    select m.request_id, k.user, k.project, k.trusted
-    from members m
-    join received r on m.raw_id = r.raw_id
-    join book_key k
-        on r.credential = k.fingerprint
-        and r.received_at >= coalesce(k.valid_from, timestamp '0001-01-01 00:00:00')
-        and r.received_at < coalesce(k.valid_to, timestamp '9999-12-31 00:00:00')
-    where m.position = 1
-    qualify row_number() over (partition by m.request_id order by k.id, k.valid_from) = 1
-),
-registered as (
-    select request_id, 'user_id' as fact, user as value from keys where user is not null
+with registered as (
+    select request_id, 'user_id' as fact, user as value from request_keys where user is not null
     union all
-    select request_id, 'project' as fact, project as value from keys where project is not null
+    select request_id, 'project' as fact, project as value from request_keys where project is not null
 ),
 told as (
     select distinct request_id, fact from statements
@@ -32,7 +21,7 @@ ranked as (
     select
         s.request_id, s.fact, s.value, s.source,
         s.priority + case when s.overrides_registry and coalesce(k.trusted, false) then 0 else 200 end as rank
-    from statements s left join keys k on s.request_id = k.request_id
+    from statements s left join request_keys k on s.request_id = k.request_id
 ),
 placed as (
     select *, row_number() over (partition by request_id, fact order by rank, source, value) as place from ranked

@@ -18,24 +18,13 @@ tag_texts as (
 tagged as (
     select request_id, '{' || string_agg(member, ',' order by fact) || '}' as tags from tag_texts group by request_id
 ),
-keys as (
-    select m.request_id, r.credential, k.id, k.label, k.wallet
-    from members m
-    join received r on m.raw_id = r.raw_id
-    left join book_key k
-        on r.credential = k.fingerprint
-        and r.received_at >= coalesce(k.valid_from, timestamp '0001-01-01 00:00:00')
-        and r.received_at < coalesce(k.valid_to, timestamp '9999-12-31 00:00:00')
-    where m.position = 1
-    qualify row_number() over (partition by m.request_id order by k.id, k.valid_from) = 1
-),
 callers as (
     select
         k.request_id, a.user_id, a.project, a.run_id, t.tags,
         coalesce(k.id, k.credential) as api_key_id,
         coalesce(k.label, 'unregistered') as api_key_label,
         coalesce(k.wallet, 'unregistered') as wallet
-    from keys k
+    from request_keys k
     left join applied a on k.request_id = a.request_id
     left join tagged t on k.request_id = t.request_id
 )
