@@ -331,6 +331,7 @@ def preview(home: Home, asked: str = "", proposed: Event | None = None) -> duckd
 
     A request that a new record belongs to (a late end, an SDK's retry) comes in whole, as far back as CONTEXT_DAYS. Wallet
     balances go on from the published ones. An event that is proposed counts as if it were recorded. The caller closes the connection.
+    Raises BookError, ManifestError or SealBroken.
     """
     book = load_book(home.book)
     connection = kernel.open_engine()
@@ -347,6 +348,7 @@ def preview(home: Home, asked: str = "", proposed: Event | None = None) -> duckd
             register_scope(connection, Closed(home), sources, book, None)
         register_alone(connection)
         closed = read_seals(home)
+        check_none_lost(home, closed, reopened_seals(connection))
         register_book(connection, book, closed[-1].end if closed else None)
         kernel.run(connection, _steps(sources), silent, ASKED_AFTERWARDS)
     except BaseException:

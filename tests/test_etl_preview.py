@@ -5,10 +5,31 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+import pytest
+
 from etl.build import preview
+from etl.close import close
+from etl.seals import SealBroken
 from schemas.home import Home
+from schemas.instants import parse_instant
 from schemas.records import Record
-from tests.rawdata import DAY, NOON, SECOND, Archive, attempt, built, call, failure, request, response, rows, spool, topup, usage
+from tests.rawdata import (
+    DAY,
+    NOON,
+    SECOND,
+    Archive,
+    attempt,
+    built,
+    call,
+    failure,
+    request,
+    response,
+    rows,
+    spool,
+    topup,
+    usage,
+    write_book,
+)
 
 
 def seen(home: Home, asked: str, query: str) -> list[tuple[Any, ...]]:
@@ -66,3 +87,16 @@ def test_what_was_published_is_not_paid_twice(home: Home) -> None:
     spool(home, [*records, *retry, response("b", at=NOON + 3 * SECOND, usage=usage(1000, 500))])
     assert seen(home, "b", "SELECT request_id, final_charge FROM ledger") == [("a", Decimal("0.00245"))]
     assert seen(home, "b", "SELECT balance FROM wallet_balances") == [(Decimal("0.99755"),)]
+
+
+def test_what_is_late_for_a_month_whose_seal_is_lost_is_not_shown_in_it(home: Home) -> None:
+    """A build refuses to open the month because a file is missing; what the next build would say is refused with it."""
+    write_book(home)
+    archive = Archive(home)
+    archive.seal(call("r1"))
+    assert close(home, parse_instant("2026-11-02T06:00:00Z")).closed == ("2026-10",)
+    archive.seal(call("late", NOON + DAY), writer="w2")
+    assert seen(home, "late", "SELECT period FROM ledger WHERE request_id = 'late'") == [("2026-11",)]
+    (home.ledger / "2026-10" / "seal.json").unlink()
+    with pytest.raises(SealBroken, match="is missing, though the month was closed"):
+        preview(home, "late")
