@@ -24,7 +24,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import pairwise
 from typing import Literal
 from zoneinfo import ZoneInfo
 
@@ -397,12 +396,3 @@ def applicable(rates: Iterable[Rate], book: str, use: Use) -> list[Rate]:
         and rate.weekday_mask >> local.weekday() & 1
     ]
     return sorted(found, key=lambda rate: rate.specificity, reverse=True)
-
-
-def gaps(rates: Iterable[Rate]) -> list[tuple[Rate, Rate]]:
-    """Pairs of following rows of one key between which no price is in force: the later begins after the earlier ended."""
-    pairs = []
-    for history in grouped(rates, lambda rate: rate.key):
-        history.sort(key=lambda rate: rate.effective_from)
-        pairs += [(a, b) for a, b in pairwise(history) if a.effective_to is not None and a.effective_to < b.effective_from]
-    return pairs
