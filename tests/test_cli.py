@@ -276,6 +276,18 @@ def test_an_entry_that_cannot_be_booked_is_not_recorded(home: Home, wrong: Seque
     assert events(home) == []
 
 
+def test_a_wallet_that_no_key_pays_from_is_told(home: Home) -> None:
+    """It is recorded, for the key may come later; where it is a misspelling, the one that was meant is named, and only then."""
+    assert tokenledger(home, *TOPUP, "--amount", "1").stderr == ""
+    key = ["key", "add", "--id", "k-1", "--label", "one", "--wallet", "team"]
+    assert tokenledger(home, *key, stdin="sk-secret-1").returncode == 0
+    assert tokenledger(home, *TOPUP, "--amount", "1").stderr == ""
+    done = tokenledger(home, *TOPUP, "--amount", "1", "--wallet", "taem")
+    assert (done.returncode, done.stderr) == (0, "note: no key pays from the wallet 'taem': did you mean 'team'?\n")
+    wrong = tokenledger(home, "key", "add", "--id", "k 1", "--label", "one", "--wallet", "team", stdin="sk-secret-2")
+    assert (wrong.returncode, wrong.stderr.splitlines()[0]) == (2, "error: --id: not of the form asked for")
+
+
 def test_a_key_is_registered_by_fingerprint_only(home: Home) -> None:
     """The secret comes on stdin; what is printed and written is its keyed fingerprint, and rotation keeps the id."""
     facts = ("--id", "k1", "--label", "search bot", "--user", "ann", "--project", "search", "--wallet", "team")

@@ -44,7 +44,7 @@ def _key(**facts: str | None) -> Key:
     try:
         return Key.model_validate(facts)
     except ValidationError as error:
-        wrong = "; ".join(f"--{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        wrong = "; ".join(f"--{'.'.join(map(str, one['loc']))}: {one.get('ctx', {}).get('error', one['msg'])}" for one in error.errors())
         raise KeyFactsError(wrong, "use plain words; ids and wallets are letters, digits, - and _") from None
 
 

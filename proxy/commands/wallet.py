@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -14,6 +14,7 @@ import uuid_utils
 
 from proxy.journal import ADMIN_SLOT, append_once
 from schemas.book import Book, load_book
+from schemas.bookfile import closest
 from schemas.errors import UsageError
 from schemas.home import Home
 from schemas.instants import parse_option, write_instant
@@ -28,6 +29,7 @@ TRANSFER = "wallet_transfer"
 HOLD = "wallet_hold"  # moves no money: reserves it until an instant
 RELEASE = "wallet_release"
 REVERSE = "wallet_reverse"
+UNREGISTERED = "unregistered"  # the wallet of what came under a key that is not in keys.toml
 SNAPSHOT = "wallet_snapshot"  # moves no money: the balance that the vendor shows, evidence for the balance proof
 
 # Which amounts a kind takes, and what to do instead; a snapshot takes any, for a vendor may show an overdrawn balance.
@@ -149,6 +151,14 @@ def _check_bucket(book: Book, bucket: str) -> None:
         )
 
 
+def _note_stranger(book: Book, facts: Mapping[str, str]) -> None:
+    """Say that no key pays from a wallet. It is no mistake yet, as a bucket's misspelling is: the key may be registered later."""
+    wallets = {key.wallet for key in book.keys} | {UNREGISTERED}
+    for wallet in filter(None, (facts["wallet"], facts.get("to_wallet"))):
+        if book.keys and wallet not in wallets:
+            click.echo(f"note: no key pays from the wallet {wallet!r}: {closest(wallet, wallets)}", err=True)
+
+
 def check_second(book: Book, entry: Entry) -> None:
     """An adjustment above the book's limit, either way, is made by two people. Raises WalletEntryError."""
     limit = book.settings.second_person_above
@@ -202,6 +212,7 @@ def _record(home: Home, kind: str, entry: Entry, as_json: bool, at: Instant | No
     if kind == ADJUST:
         check_second(book, entry)
     _append(home, event, judged=entry.request_id is not None)
+    _note_stranger(book, facts)
     if as_json:
         click.echo(orjson.dumps({"event_id": event.event_id, "event": kind, **facts}, option=orjson.OPT_INDENT_2))
     else:
