@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import orjson
 
+from schemas.counts import counted
 from schemas.errors import LedgerError, UsageError
 from schemas.home import Home
 
@@ -251,14 +252,16 @@ def ledger(  # noqa: PLR0913, PLR0917  a command takes one argument for each of 
         _say(f"reopened {', '.join(closing.reopen(home, reopen))}")
     seal(home, now, store)
     if store is not None:
-        _say(f"{follow(home, store, _tell_fetched)} files fetched from {store.url}")
+        _say(f"{counted(follow(home, store, _tell_fetched), 'file')} fetched from {store.url}")
         empty(home, erased(home).holds)
     with _engine(home, master) as runs:
         closes = not no_close and reopen is None
         done = closing.close(home, now, period=period, closes=closes, progress=lambda step: _say(str(step)), engine=runs)
     result = done.built
-    made = "" if result.made == result.requests else f" ({result.made} of them made now, the others stand)"
-    _say(f"published {result.path}: {result.requests} requests{made}, {result.attempts} attempts, {result.seconds:.1f} s")
+    made = "" if result.made == result.requests else f" ({result.made:,} of them made now, the others stand)"
+    _say(
+        f"published {result.path}: {counted(result.requests, 'request')}{made}, {counted(result.attempts, 'attempt')}, {result.seconds:.1f} s"
+    )
     for month in done.closed:
         _say(f"closed {month}: {home.ledger / month}")
     for month in done.verified:
@@ -275,7 +278,7 @@ def ledger(  # noqa: PLR0913, PLR0917  a command takes one argument for each of 
 
 def _tell_fetched(count: int, of: int) -> None:
     if count % 1000 == 0:
-        _say(f"{count} of {of} files fetched")
+        _say(f"{count:,} of {counted(of, 'file')} fetched")
 
 
 @contextmanager
@@ -341,10 +344,10 @@ def erase(
     url = load_book(home.book).settings.raw.store
     now, store, who = time.time_ns() // 1000, RawStore(url) if url else None, (by.strip(), reason.strip())
     if before is not None:
-        what, count = "files", _erase(home, now, before.date(), who, store)
+        what, count = "file", _erase(home, now, before.date(), who, store)
     else:
-        what, count = "messages", _erase_messages(home, now, (requests, subjects), who, store)
-    click.echo(orjson.dumps({f"{what}_erased": count}, option=orjson.OPT_INDENT_2) if as_json else f"{count} {what} erased")
+        what, count = "message", _erase_messages(home, now, (requests, subjects), who, store)
+    click.echo(orjson.dumps({f"{what}s_erased": count}, option=orjson.OPT_INDENT_2) if as_json else f"{counted(count, what)} erased")
 
 
 def _erase_messages(home: Home, now: int, asked: tuple[Sequence[str], Sequence[str]], who: tuple[str, str], store: RawStore | None) -> int:
@@ -399,7 +402,7 @@ def _erase(home: Home, now: int, before: date, who: tuple[str, str], store: RawS
             store.remove([file.path for file in files])
         erasure.erase(home, files)
         empty(home, erasure.erased(home).holds)
-    _say(f"erased {len(files)} files of bodies from before {before}")
+    _say(f"erased {counted(len(files), 'file')} of bodies from before {before}")
     return len(files)
 
 

@@ -13,6 +13,7 @@ import duckdb
 
 from etl.published import open_ledger
 from etl.table import cell, jsonable, render
+from schemas.counts import counted
 from schemas.errors import UsageError
 from schemas.home import Home
 
@@ -21,7 +22,7 @@ class QueryError(UsageError):
     """DuckDB refused the query."""
 
     def __init__(self, error: duckdb.Error) -> None:
-        super().__init__(str(error).strip(), 'tokenledger sql "SHOW TABLES", tokenledger sql "DESCRIBE ledger"')
+        super().__init__(str(error).strip(), 'see what there is, and DESCRIBE a table for its columns: tokenledger sql "SHOW TABLES"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,7 @@ def as_text(answer: Answer) -> str:
     """An aligned table and the count of rows."""
     if not answer.columns:
         return "done"
-    count = len(answer.rows)
-    return f"{render(answer.columns, answer.rows, unknown='NULL')}\n({count} {'row' if count == 1 else 'rows'})"
+    return f"{render(answer.columns, answer.rows, unknown='NULL')}\n({counted(len(answer.rows), 'row')})"
 
 
 def as_json(answer: Answer) -> str:

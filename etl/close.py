@@ -45,6 +45,7 @@ from etl.seals import (
 from etl.statement import statement
 from etl.statement_page import statement_page
 from schemas import durable, manifest
+from schemas.counts import counted
 from schemas.errors import UsageError
 from schemas.frames import Frame
 from schemas.home import Home
@@ -88,7 +89,10 @@ class Closing:
 
 @dataclass(frozen=True, slots=True)
 class Law:
-    """A question whose every answer is a refusal; the select gives reason and subject, the cure may name the subject."""
+    """A question whose every answer is a refusal; the select gives reason and subject, the cure may name the subject.
+
+    Where it gives a number before them, that many requests are what the reason goes on about.
+    """
 
     select: str
     cure: str
@@ -103,7 +107,7 @@ _WITHOUT = "FROM unpriced u JOIN ledger l ON u.request_id = l.request_id WHERE u
 # Each is asked of the published ledger, with the month as $period.
 LAWS: tuple[Law, ...] = (
     Law(
-        "SELECT count(DISTINCT u.request_id) || ' requests without a price for ' || u.meter || ' of ' "
+        "SELECT count(DISTINCT u.request_id), ' without a price for ' || u.meter || ' of ' "
         "|| coalesce(u.upstream_model, '(no model)') || ' on ' || coalesce(u.channel, '(no channel)'), "
         "concat_ws(',', coalesce(u.channel, '*'), coalesce(u.upstream_model, '*'), u.meter, 'PRICE', "
         f"CASE WHEN u.meter IN ({_TOKENS}) THEN '1000000' ELSE '1' END, min(l.currency), {_SINCE}, ',charge,,,,,SOURCE,NOTE') "
@@ -112,7 +116,7 @@ LAWS: tuple[Law, ...] = (
         wants_row=True,
     ),
     Law(
-        "SELECT count(DISTINCT u.request_id) || ' requests: ' || u.reason, "
+        "SELECT count(DISTINCT u.request_id), ': ' || u.reason, "
         f"concat_ws(',', regexp_extract(u.reason, '^no exchange rate for ([^:]+)', 1), 'RATE', {_SINCE}, ',SOURCE,NOTE') "
         f"{_WITHOUT} starts_with(u.reason, 'no exchange rate') GROUP BY u.reason ORDER BY ALL",
         "add the row to book/fx.csv: SUBJECT; then tokenledger rates check",
@@ -155,7 +159,8 @@ LAWS: tuple[Law, ...] = (
 def standing(connection: duckdb.DuckDBPyConnection, period: str, laws: Sequence[Law]) -> Iterator[Refusal]:
     """What these laws have against a month of the published ledger."""
     for law in laws:
-        for reason, subject in connection.execute(law.select, {"period": period}).fetchall():
+        for *requests, said, subject in connection.execute(law.select, {"period": period}).fetchall():
+            reason = "".join([*(counted(number, "request") for number in requests), said])
             yield Refusal(period, " ".join(reason.split()), law.cure.replace("SUBJECT", subject if law.wants_row else shlex.quote(subject)))
 
 
@@ -164,7 +169,7 @@ def refusals(connection: duckdb.DuckDBPyConnection, home: Home, period: str, sta
     found = list(standing(connection, period, LAWS))
     waiting = _unsealed(home, starts_at, ends_at)
     if waiting:
-        found.append(Refusal(period, f"{waiting} records of it are not sealed yet", "tokenledger ledger"))
+        found.append(Refusal(period, f"{counted(waiting, 'record of it is', 'records of it are')} not sealed yet", "tokenledger ledger"))
     return tuple(found)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import duckdb
 
+from schemas.counts import counted
 from schemas.errors import LedgerError
 from schemas.ledger import BY_NAME, Table
 
@@ -47,7 +48,7 @@ class CheckFailed(LedgerError):
     def __init__(self, model: str, law: str, count: int, columns: Sequence[str], sample: Sequence[tuple[Any, ...]]) -> None:
         rows = "\n".join("  " + ", ".join(f"{name}={value}" for name, value in zip(columns, row, strict=True)) for row in sample)
         super().__init__(
-            f"{model}: {count} rows break the law `{law}`\n{rows}",
+            f"{model}: {counted(count, 'row breaks', 'rows break')} the law `{law}`\n{rows}",
             "the published ledger is unchanged; mend the model or the records it reads and run `tokenledger ledger` again",
         )
         self.model = model
@@ -74,7 +75,7 @@ class Progress:
     seconds: float
 
     def __str__(self) -> str:
-        return f"[{self.place}/{self.of}] {self.name} {self.rows} rows {self.seconds:.2f} s"
+        return f"[{self.place}/{self.of}] {self.name} {counted(self.rows, 'row')} {self.seconds:.2f} s"
 
 
 Report = Callable[[Progress], None]

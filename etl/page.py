@@ -11,6 +11,7 @@ from jinja2 import BaseLoader, ChoiceLoader, Environment, PackageLoader, StrictU
 from markupsafe import Markup
 
 from etl.table import cell, numeric
+from schemas.counts import counted
 from schemas.errors import LedgerError
 
 PANGO = "apt-get install libpangoft2-1.0-0"
@@ -33,6 +34,7 @@ def environment_of(*in_front: BaseLoader) -> Environment:
     environment.filters["cell"] = cell
     environment.filters["words"] = lambda name: name.replace("_", " ")
     environment.globals["kinds"] = kinds
+    environment.globals["counted"] = counted
     environment.globals["style"] = Markup(environment.get_template("page.css").render())  # noqa: S704  our own file
     return environment
 

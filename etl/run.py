@@ -10,6 +10,7 @@ from typing import Any
 
 from etl.receipt import Receipt
 from etl.table import cell, render
+from schemas.counts import counted
 from schemas.money import plain
 
 
@@ -92,7 +93,7 @@ def as_text(run_id: str, receipts: Sequence[Receipt], command: str) -> str:
     """The run for people: one line a request, one total a bucket; `command` is how ours is typed."""
     return "\n".join(
         [
-            f"Run {cell(run_id)}: {len(receipts)} request{'' if len(receipts) == 1 else 's'} ({statuses(receipts)})",
+            f"Run {cell(run_id)}: {counted(len(receipts), 'request')} ({statuses(receipts)})",
             "",
             render(COLUMNS, rows(receipts), indent="  "),
             "",

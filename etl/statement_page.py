@@ -12,6 +12,7 @@ from etl.charts import Bar, Point
 from etl.reconcile.month import Gap
 from etl.statement import ADDS, REQUEST_FACTS, Answer, Statement
 from etl.table import UNKNOWN, cell
+from schemas.counts import counted
 
 # Of each chart of bars: the part, the columns that name a bar, the columns of its lengths with what each is called, and the caption.
 BARS: tuple[tuple[str, tuple[str, ...], tuple[tuple[str, str], ...], str], ...] = (
@@ -166,7 +167,7 @@ def _shown(answer: Answer) -> list[tuple[Any, ...]]:
 def _rest(answer: Answer) -> list[str]:
     """The row that stands for those not shown."""
     assert answer.rest is not None
-    first = f"{answer.others} others"
+    first = counted(answer.others, "other")
     return [
         cell(value) if name in ADDS else first if index == 0 else ""
         for index, (name, value) in enumerate(zip(answer.columns, answer.rest, strict=True))

@@ -42,6 +42,7 @@ from etl.table import jsonable
 from schemas import manifest, spend
 from schemas.bodykeys import BodyKey, BodyKeys
 from schemas.book import digest_of, load_book, read_files
+from schemas.counts import counted
 from schemas.errors import LedgerError
 from schemas.frames import Damage, decode
 from schemas.home import Home
@@ -75,8 +76,9 @@ class Verified:
 
     def __str__(self) -> str:
         return (
-            f"verified: {self.files} raw files, {self.frames} journal frames, {self.requests} receipts, {self.entries} journal entries, "
-            f"{self.months} closed months with {self.outputs} outputs"
+            f"verified: {counted(self.files, 'raw file')}, {counted(self.frames, 'journal frame')}, {counted(self.requests, 'receipt')}, "
+            f"{counted(self.entries, 'journal entry', 'journal entries')}, "
+            f"{counted(self.months, 'closed month')} with {counted(self.outputs, 'output')}"
         )
 
 

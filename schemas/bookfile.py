@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from schemas.counts import counted
 from schemas.errors import UsageError
 
 # Fields into which people paste a secret by mistake: an error shows only how the value begins.
@@ -239,7 +240,7 @@ def read_csv(file: str, content: bytes, columns: Sequence[str], optional: Sequen
             if problems:
                 return [], problems
         elif len(cells) != len(header):
-            what = f"{len(cells)} cells under {len(header)} columns"
+            what = f"{counted(len(cells), 'cell')} under {counted(len(header), 'column')}"
             problems.append(
                 Problem(file, line, "row", shown("row", ",".join(cells)), what, "put quotes round a cell with a comma, or add the commas")
             )

@@ -237,7 +237,7 @@ def test_import_proposes_with_its_source_and_leaves_the_book_alone(home: Home, t
     assert done.exit_code == 0, done.output
     row = done.stdout.splitlines()[1]
     assert row.startswith(f"official,m,input,2,1000000,USD,{SINCE},,charge,,,,,genai-prices 0.2.3,proposed from prices.json sha256 ")
-    assert "1 rows proposed" in done.stderr
+    assert "1 row proposed" in done.stderr
     refused = CliRunner().invoke(propose, [*arguments, "--out", str(home.book / "rates.csv")], obj=home)
     assert refused.exit_code != 0
     assert (home.book / "rates.csv").read_bytes() == before
@@ -259,4 +259,4 @@ def test_diff_shows_what_is_new_changed_and_gone(home: Home, tmp_path: Path) -> 
         ("new", "reasoning", None, "1"),
         ("gone", "cached_input", "0.075", None),
     }
-    assert "1 rows are as in the book" in done.stderr
+    assert "1 row is as in the book" in done.stderr

@@ -65,7 +65,7 @@ def test_without_a_rate_in_force_the_charge_is_not_known(home: Home) -> None:
     ]
     assert one(home, "SELECT disposition_reason AS why FROM attempts WHERE request_id = 'after'") == {"why": "no exchange rate for EUR"}
     (first, *_) = close(home, parse_instant("2026-11-03T00:00:00Z")).refusals
-    assert first.reason == "1 requests: no exchange rate for EUR: the price for input of euro on official is in it"
+    assert first.reason == "1 request: no exchange rate for EUR: the price for input of euro on official is in it"
     assert "book/fx.csv" in first.cure
 
 

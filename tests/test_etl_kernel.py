@@ -91,7 +91,7 @@ def test_models_run_in_name_order(tmp_path: Path) -> None:
     with open_engine() as connection:
         run(connection, model(tmp_path, GOOD), seen.append, frozenset())
     assert [(p.place, p.of, p.name, p.rows) for p in seen] == [(1, 2, "numbers", 1), (2, 2, "doubles", 1)]
-    assert str(seen[0]).startswith("[1/2] numbers 1 rows ")
+    assert str(seen[0]).startswith("[1/2] numbers 1 row ")
 
 
 @pytest.mark.parametrize("keep", [frozenset[str](), frozenset({"numbers"})])

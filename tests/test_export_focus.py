@@ -179,7 +179,7 @@ def test_check_says_what_is_wrong_and_exits_1(home: Home, tmp_path: Path, capsys
     wrong = _write(tmp_path / "wrong.csv", [{**_good("1.2")[0], "BilledCost": ""}])
     place = ["--home", str(home.root)]
     assert run(["export", "focus", "--check", str(good), *place]) == 0
-    assert capsys.readouterr().out == f"{good}: no violations of FOCUS 1.4\n"
+    assert capsys.readouterr().out == f"{good}: 0 violations of FOCUS 1.4\n"
     assert run(["export", "focus", "--check", str(wrong), *place]) == 1
     assert capsys.readouterr().out == f"row 1, BilledCost: must not be null; found null\n{wrong}: 1 violation of FOCUS 1.2\n"
     assert run(["export", "focus", "--check", str(wrong), "--json", *place]) == 1

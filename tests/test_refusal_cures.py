@@ -38,9 +38,9 @@ REFUND = {"actor": "a", "reason": "r", "reference": "x", "wallet": "research", "
 WRONG: dict[str, tuple[list[Record], tuple[str, ...]]] = {
     "price": (
         call("price", model="new-model"),
-        ("1 requests without a price for input of new-model", "1 requests without a price for output of new-model"),
+        ("1 request without a price for input of new-model", "1 request without a price for output of new-model"),
     ),
-    "currency": (call("currency", NOON, 1000, 0, "euro"), ("1 requests: no exchange rate for EUR",)),
+    "currency": (call("currency", NOON, 1000, 0, "euro"), ("1 request: no exchange rate for EUR",)),
     "policy": (
         [request("policy"), attempt("policy"), failure("policy", http_status=None, ending="timeout", terminal=None)],
         ("suspense is not empty: policy/1, no row of failed_requests.csv covers timeout",),

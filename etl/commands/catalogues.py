@@ -14,6 +14,7 @@ from etl.table import jsonable, render
 from schemas.book import Book, load_book
 from schemas.bookfile import BookError, Problem
 from schemas.catalogues import KINDS, Asked, CatalogueError, Change, as_csv, changes, read
+from schemas.counts import counted
 from schemas.errors import UsageError
 from schemas.home import Home
 from schemas.instants import parse_option, write_instant
@@ -91,7 +92,10 @@ def propose(
     rates_of("proposed", text.encode(), frozenset({channel}), book.currencies, problems)
     for problem in problems:
         click.echo(str(problem), err=True)
-    click.echo(f"{len(reading.proposals)} rows proposed, {len(reading.left_out)} things left out, {len(problems)} problems", err=True)
+    click.echo(
+        f"{counted(len(reading.proposals), 'row')} proposed, {counted(len(reading.left_out), 'thing')} left out, {counted(len(problems), 'problem')}",
+        err=True,
+    )
     return 1 if problems else 0
 
 
@@ -131,7 +135,7 @@ def diff(home: Home, file: Path, everything: bool, at: str | None, as_json: bool
         click.echo(orjson.dumps([dict(zip(COLUMNS, map(jsonable, row), strict=True)) for row in rows], option=orjson.OPT_INDENT_2))
     else:
         click.echo(render(COLUMNS, rows, unknown="") if rows else "nothing changes")
-    click.echo(f"{same} rows are as in the book", err=True)
+    click.echo(counted(same, "row is", "rows are") + " as in the book", err=True)
 
 
 def _row(change: Change) -> tuple[Any, ...]:

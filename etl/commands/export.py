@@ -11,6 +11,7 @@ import orjson
 from etl.export.focus_check import VERSIONS, check, version_of
 from etl.export.month import FORMATS, focus_format
 from etl.export.month import export as export_month
+from schemas.counts import counted
 from schemas.errors import UsageError
 from schemas.home import Home
 
@@ -42,7 +43,9 @@ def export(
     if as_json:
         click.echo(orjson.dumps(asdict(manifest), option=orjson.OPT_INDENT_2))
         return
-    click.echo(f"{out}  {manifest.rows} rows of {period} ({manifest.state}), {manifest.bytes} bytes, sha256 {manifest.sha256}")
+    click.echo(
+        f"{out}  {counted(manifest.rows, 'row')} of {period} ({manifest.state}), {counted(manifest.bytes, 'byte')}, sha256 {manifest.sha256}"
+    )
     for currency, sums in manifest.control.items():
         told = ", ".join(f"{name} {'unknown' if value is None else value}" for name, value in sums.items())
         click.echo(f"  {currency}: {told}")
@@ -62,6 +65,6 @@ def _check(path: Path, version: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(orjson.dumps({"file": str(path), "focus_version": version, "violations": found}, option=orjson.OPT_INDENT_2))
     else:
-        click.echo(f"{path}: {count or 'no'} violation{'' if count == 1 else 's'} of FOCUS {version}")
+        click.echo(f"{path}: {counted(count, 'violation')} of FOCUS {version}")
     if count:
         raise click.exceptions.Exit(1)

@@ -11,6 +11,7 @@ import orjson
 from etl.lookup import check_endpoints
 from etl.table import jsonable, render
 from schemas.book import load_book
+from schemas.counts import counted
 from schemas.dated import DatedRow
 from schemas.fx import Fx
 from schemas.home import Home
@@ -40,7 +41,9 @@ def check(home: Home, as_json: bool) -> None:
     if as_json:
         click.echo(orjson.dumps({"book": str(home.book), "digest": book.digest, **counts}, option=orjson.OPT_INDENT_2))
     else:
-        click.echo(f"{home.book} is valid: " + ", ".join(f"{count} {name}" for name, count in counts.items()) + f"; digest {book.digest}")
+        singular = ("channel", "model", "key", "rate", "term", "exchange rate", "policy")
+        told = [counted(number, one, many) for one, (many, number) in zip(singular, counts.items(), strict=True)]
+        click.echo(f"{home.book} is valid: " + ", ".join(told) + f"; digest {book.digest}")
 
 
 def _row(rate: Rate) -> tuple[Any, ...]:

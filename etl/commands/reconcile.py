@@ -13,6 +13,7 @@ from etl.published import require_month
 from etl.reconcile.dispute import write_pack
 from etl.reconcile.page import read_page
 from schemas.book import load_book
+from schemas.counts import counted
 from schemas.home import Home
 
 
@@ -37,7 +38,7 @@ def reconcile(home: Home, bill: Path, vendor: str, period: str, account: str | N
     book = load_book(home.book)
     known = find_vendor(home, book, vendor)
     taken = take(home, book, bill, known, period, account)
-    click.echo(f"kept {taken.folder}: {len(taken.bill.lines)} lines, read as {taken.bill.mapping}", err=True)
+    click.echo(f"kept {taken.folder}: {counted(len(taken.bill.lines), 'line')}, read as {taken.bill.mapping}", err=True)
     if taken.replaced:
         click.echo(f"it takes the place of the bill {taken.replaced[:16]}", err=True)
     build(home)

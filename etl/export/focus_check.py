@@ -19,6 +19,7 @@ from decimal import Decimal
 from functools import cache
 from pathlib import Path
 
+from schemas.counts import counted
 from schemas.errors import UsageError
 
 VERSIONS = ("1.2", "1.4")
@@ -125,7 +126,7 @@ def check(path: Path, version: str) -> Iterator[Violation]:
         next(lines)
         for number, cells in enumerate(lines, 1):
             if len(cells) != len(head):
-                yield Violation(number, "(row)", f"has {len(head)} cells like the head line", str(len(cells)))
+                yield Violation(number, "(row)", f"has {counted(len(head), 'cell')} like the head line", str(len(cells)))
                 continue
             row: Row = {name: cell or None for name, cell in zip(head, cells, strict=True)}
             wrong = set()

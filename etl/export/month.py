@@ -17,6 +17,7 @@ from etl.export import beancount, csv, focus, hledger, jsonl, otlp, parquet, xls
 from etl.export.source import MEMORY_LIMIT, Report, Source, Sums, Written, silent, source
 from etl.published import open_ledger
 from schemas import durable
+from schemas.counts import counted
 from schemas.errors import LedgerError, UsageError
 from schemas.home import Home
 
@@ -146,9 +147,11 @@ def _check_place(out: Path) -> None:
 
 def _check_whole(manifest: Manifest) -> None:
     """The rows that were counted while writing are those that the control sums were taken over."""
-    counted = sum(int(sums["rows"] or 0) for sums in manifest.control.values())
-    if counted != manifest.rows:
-        raise IncompleteError(f"{manifest.rows} of {counted} rows of {manifest.period} came into {manifest.file}", "export it again")
+    summed = sum(int(sums["rows"] or 0) for sums in manifest.control.values())
+    if summed != manifest.rows:
+        raise IncompleteError(
+            f"{manifest.rows} of {counted(summed, 'row')} of {manifest.period} came into {manifest.file}", "export it again"
+        )
 
 
 def _digest(path: Path) -> str:

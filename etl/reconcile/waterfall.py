@@ -45,6 +45,7 @@ from etl.reconcile.records import (
     Try,
     plain_model,
 )
+from schemas.counts import counted
 from schemas.instants import to_datetime
 from schemas.money import EXACT, PLACES, plain
 from schemas.records import Instant
@@ -263,7 +264,9 @@ def _bucket(group: Group, usage: Sequence[Line], vendor: Decimal, pricer: Pricer
     for status, step in (*_ALONE.items(), (MISSING, "missing_usage")):
         booked = sum((t.amount for t in tries if t.status == status), ZERO)
         if booked:
-            alone.append(_Candidate(step, -booked, f"as if {sum(t.status == status for t in tries)} tries were not billed"))
+            alone.append(
+                _Candidate(step, -booked, f"as if {counted(sum(t.status == status for t in tries), 'try was', 'tries were')} not billed")
+            )
     untold = any(t.status == MISSING and t.input_tokens is None for t in tries)
     for step, amount, reason in _computed(usage, vendor, gap, [*alone, *_candidates(tries, usage, vendor, pricer)]):
         if step == "usage_count" and untold and amount > 0:
@@ -390,7 +393,7 @@ def _counts(tries: Sequence[Try], lines: Sequence[Line], pricer: Pricer) -> Iter
             delta = _moved(tries, ((meter, theirs - ours),), pricer)
             if delta is not None:
                 total += delta
-                parts.append(f"{theirs} {meter} tokens, the replies told {ours}")
+                parts.append(f"{counted(theirs, f'{meter} token')}, the replies told {ours}")
     if total:
         yield _Candidate("usage_count", total, "the bill has " + "; ".join(parts))
 
