@@ -282,6 +282,46 @@ def test_a_month_that_the_ledger_does_not_have_is_told(pages: str, path: str, mo
         assert "the ledger has no month" not in get(pages + path + known)[1]
 
 
+def test_what_is_not_known_reads_so_on_the_balance_and_the_routes(tmp_path: Path, chromium: Browser) -> None:
+    """A month in which nobody knows any charge, and of most calls no tokens: never a zero, and no currency behind an unknown."""
+    home = Home(tmp_path / "home")
+    records = [
+        *call("dear", model="no-price-anywhere"),
+        *call("torn", NOON + DAY)[:2],
+        response("torn", at=NOON + DAY + SECOND, usage=usage(10, 10, total_tokens=21)),
+        request("hold", NOON + 2 * DAY),
+        attempt("hold", at=NOON + 2 * DAY),
+        request("fell", NOON + 3 * DAY),
+        attempt("fell", 1, NOON + 3 * DAY, channel="routed"),
+        failure("fell", 1, NOON + 3 * DAY + SECOND, relayed=False),
+        attempt("fell", 2, NOON + 3 * DAY + SECOND, channel="official", role="backup", reason="fallback"),
+        broken("fell", 2, at=NOON + 3 * DAY + 2 * SECOND),
+    ]
+    built(home, records)
+    with web(home) as address, chromium.new_context() as context:
+        page = Watched(context).open(f"{address}/?by=model")
+        assert page.locator(".tile").first.inner_text().split() == ["charged,", "as", "far", "as", "it", "is", "known", "unknown"]
+        assert [line[3:7] for line in cells(page, "By model")] == [
+            ["unknown", "unknown", "unknown", "unknown"],
+            ["1,000", "500", "unknown", "unknown"],
+        ]
+        expect(page.locator(".notices li").first).to_contain_text("4 requests have no known charge, 3 of them without a usage")
+        page.goto(f"{address}/routes")
+        assert [(*line[1:3], *line[8:10], line[-1]) for line in cells(page, "Channels and models")] == [
+            ("official", "gpt-4o-mini", "1,000 ms", "1,000 ms", "unknown"),
+            ("official", "no-price-anywhere", "1,000 ms", "1,000 ms", "0.000000"),
+            ("routed", "openai/gpt-4o-mini", "-", "-", "0.000000"),
+        ]
+        expect(page.locator("main")).to_contain_text("On 2026-10-13, in tries: official fallbacks 1.")
+        expect(page.locator(".notices li")).to_have_text("1 try was answered by another model than the one sent")
+
+
+def cells(page: Page, caption: str) -> list[list[str]]:
+    """The rows of a table of the page."""
+    lines = page.get_by_role("region", name=caption).locator("tbody tr").all()
+    return [line.locator("td").all_inner_texts() for line in lines]
+
+
 def test_prices_that_differ_by_their_conditions_alone_can_be_told_apart(tmp_path: Path) -> None:
     """By night and at weekends: each row names its hours and weekdays, is no change of another, and is per million as written."""
     bound = (
@@ -380,7 +420,7 @@ def test_what_blocks_the_close_is_told_with_its_cure(home: Home, pages: str, wat
     """As `tokenledger ledger` refuses it: what, and the command."""
     page = watched.open(f"{pages}/close?period=2026-10")
     blocking = page.get_by_role("region", name="What still blocks the close")
-    expect(blocking).to_contain_text("requests without a price for")
+    expect(blocking).to_contain_text("1 request without a price for")
     expect(blocking).to_contain_text(f"tokenledger --home {home.root} rates check")
 
 

@@ -77,10 +77,11 @@ def by_day(
         return []
     first, last = min(point.at for point in points), max(point.at for point in points)
     begin = min(first, _midnight(since)) if since else first
-    told = "; ".join(f"{point.series} {_short(point.amount)} {unit}".rstrip() for point in points if point.at == last)
+    told = "; ".join(f"{point.series} {_short(point.amount)}" for point in points if point.at == last)
+    told = f"On {last:%Y-%m-%d}{f', in {unit}' if unit else ''}: {told}."
     left_out = _left_out(len({point.series for point in points}), charts.MOST_SERIES, "lines")
     draw = charts.columns if stacked else charts.lines
-    return [Figure(caption, drawn(draw(points, begin, last + dt.timedelta(days=1), unit)), f"On {last:%Y-%m-%d}: {told}.{left_out}")]
+    return [Figure(caption, drawn(draw(points, begin, last + dt.timedelta(days=1), unit)), told + left_out)]
 
 
 def _midnight(day: dt.date) -> dt.datetime:

@@ -89,7 +89,7 @@ of_requests as (
 unpriced_models as (
     select
         'unpriced' as kind, period, coalesce(channel, '(none)') || ' ' || coalesce(upstream_model, '(no model)') || coalesce(' ' || meter, '') as subject,
-        min(reason) as detail, cast(count(*) as bigint) as rows, bool_or(not is_acknowledged) as blocks_close
+        min(reason) || case when count(distinct reason) > 1 then ', among other reasons' else '' end as detail, cast(count(*) as bigint) as rows, bool_or(not is_acknowledged) as blocks_close
     from open_items group by period, channel, upstream_model, meter
 ),
 balance_differences as (

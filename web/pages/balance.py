@@ -8,6 +8,7 @@ from typing import Any
 import duckdb
 
 from etl.table import cell
+from schemas.counts import counted
 from web import figures
 from web.filters import (
     BY_NAME,
@@ -74,17 +75,29 @@ def _standing(db: duckdb.DuckDBPyConnection, period: str | None) -> list[Notice]
     ).fetchall()[0]
     if unpriced:
         more = f", {held:,} of them without a usage that can be relied on" if held else ""
-        notices.append(Notice("bad", f"{unpriced:,} requests have no known charge{more}: their money is in suspense", f"{close}#unpriced"))
+        notices.append(
+            Notice(
+                "bad",
+                f"{counted(unpriced, 'request has', 'requests have')} no known charge{more}: the money is in suspense",
+                f"{close}#unpriced",
+            )
+        )
     (blocking,) = db.execute(
         "SELECT count(*) FROM data_quality WHERE blocks_close AND ($period IS NULL OR period IS NULL OR period = $period)", at
     ).fetchall()[0]
     if blocking:
-        notices.append(Notice("bad", f"{blocking:,} findings keep the month from closing", f"{close}#standing"))
+        notices.append(Notice("bad", f"{counted(blocking, 'finding keeps', 'findings keep')} the month from closing", f"{close}#standing"))
     (different,) = db.execute(
         "SELECT count(*) FROM reconciliation WHERE difference <> 0 AND ($period IS NULL OR period = $period)", at
     ).fetchall()[0]
     if different:
-        notices.append(Notice("note", f"{different:,} figures of the vendors differ from ours", f"{close}#reconciliation"))
+        notices.append(
+            Notice(
+                "note",
+                f"{counted(different, 'figure of the vendors differs', 'figures of the vendors differ')} from ours",
+                f"{close}#reconciliation",
+            )
+        )
     for state, told in (("no_bill", "no bill to compare with yet"), ("unexplained", "a part of the bill that nothing explains")):
         vendors = db.execute(
             "SELECT vendor, period FROM reconciled_months WHERE state = $state AND ($period IS NULL OR period = $period) "
@@ -177,9 +190,8 @@ def _tiles(totals: Sequence[tuple[Any, ...]], unknown: str) -> list[Tile]:
         rows = [row for row in totals if row[CURRENCY] == currency]
         known = [row[CHARGED] for row in rows if row[CHARGED] is not None]
         is_whole = not any(row[WITHOUT] for row in rows)
-        tiles.append(
-            Tile("charged" if is_whole else "charged, as far as it is known", amount(sum(known), currency) if known else UNKNOWN, currency)
-        )
+        name = "charged" if is_whole else "charged, as far as it is known"
+        tiles.append(Tile(name, amount(sum(known), currency), currency) if known else Tile(name, UNKNOWN))
     return [
         *tiles,
         Tile("requests", count(sum(row[REQUESTS] for row in totals))),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
+from schemas.counts import counted
 from web import figures
 from web.figures import as_decimal
 from web.filters import choice_of, first_day, period_faults, period_links, periods
@@ -64,7 +65,7 @@ def page(asked: Asked) -> Page:
         choices=period_links(choice, known, PATH),
         notices=[
             *period_faults(asked, known),
-            *([Notice("bad", f"{different:,} tries were answered by another model than the one sent", "#substitution")] if different else []),
+            *([Notice("bad", counted(different, "try was", "tries were") + " answered by another model than the one sent", "#substitution")] if different else []),
         ],
         figures=[*_figures(days, currency, since), *figures.by_day("Time that fallbacks added, p50", _added(asked, choice.period), "ms", since)],
         tables=[
@@ -139,7 +140,7 @@ def _added(asked: Asked, period: str | None) -> list[tuple[dt.date, str, Decimal
 def _figures(days: Sequence[Day], currency: str, since: dt.date | None) -> list[Figure]:
     """How the routes did from day to day."""
     return [
-        *figures.by_day("Tries that ended ok, of a hundred", [(day.date, day.channel, day.share) for day in days], "of a hundred", since),
+        *figures.by_day("Tries that ended ok, of a hundred", [(day.date, day.channel, day.share) for day in days], "%", since),
         *figures.by_day(
             "Time of an ok try, p50 and p95",
             [
