@@ -151,7 +151,7 @@ PARTS: tuple[Part, ...] = (
         "failures",
         "What did not end ok",
         f"SELECT status, outcome, {SUMS} FROM chosen WHERE status <> 'ok' GROUP BY ALL ORDER BY charged DESC NULLS LAST, requests DESC, status, outcome",
-        "every request ended well",
+        "no request ended otherwise than well",
     ),
     Part(
         "failed_tries",

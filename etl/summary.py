@@ -188,8 +188,8 @@ def summarise(connection: duckdb.DuckDBPyConnection, period: str | None) -> Summ
         if question.uncured:
             then += cures_of(connection.execute(question.uncured, {"period": period}).fetchall())
         blocks.append(Block(question, columns, rows, tuple(then)))
-    newest = connection.execute(
-        "SELECT request_id, period FROM ledger WHERE $period IS NULL OR period = $period ORDER BY created_at DESC, request_id LIMIT 1",
+    newest = connection.execute(  # of the month, else of any: a month may have entries alone
+        "SELECT request_id, period FROM ledger ORDER BY $period IS NULL OR period = $period DESC, created_at DESC, request_id LIMIT 1",
         {"period": period},
     ).fetchone()
     return Summary(tuple(blocks), *(newest or (None, None)))

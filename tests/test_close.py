@@ -24,6 +24,7 @@ from etl.closed import UNOWNED, SettingChangedError, bounds, owned_by_month
 from etl.published import open_ledger
 from etl.receipt import find
 from etl.seals import SealBroken, read_seals
+from etl.summary import summarise
 from etl.verify import verify
 from schemas.home import Home
 from schemas.instants import parse_instant, write_instant
@@ -253,6 +254,14 @@ def test_a_large_adjustment_that_one_person_made_is_refused(home: Home, told: di
     (refused,) = close(home, MORNING).refusals
     assert refused.reason == f"faulty_entry above: wallet_adjust is not booked: {fault}"
     assert one(home, "SELECT sum(amount) AS booked FROM wallet_statement WHERE kind = 'adjustment'")["booked"] == -500
+
+
+def test_the_summary_of_a_month_with_entries_alone_does_not_say_that_there_is_no_traffic(home: Home) -> None:
+    """October has a top-up and no call: the example to look up is November's."""
+    recorded(home, topup("t1", "10"), *call("n1", NOVEMBER + DAY))
+    build(home)
+    with open_ledger(home) as db:
+        assert [(found.newest, found.month) for found in (summarise(db, "2026-10"), summarise(db, None))] == [("n1", "2026-11")] * 2
 
 
 # ---- what a close leaves ----
