@@ -13,6 +13,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from schemas.counts import counted
+
 ALPHA = 0.05
 EXACT_BAND = 0.02  # a published encoding: framing and special tokens differ by no more
 APPROXIMATE_BAND = 0.25  # an estimate with another vendor's encoding
@@ -92,7 +94,7 @@ def broken_rules(replies: Iterable[Reply]) -> Iterator[Flag]:
         if reply.prefix is not None:
             key = (reply.channel, reply.model, reply.prefix)
             if reply.cached_tokens and key not in seen:
-                detail = f"{reply.cached_tokens} tokens from a cache, and no earlier prompt here began so"
+                detail = f"{counted(reply.cached_tokens, 'token')} from a cache, and no earlier prompt here began so"
                 yield Flag("cache_first_seen", reply.channel, reply.model, f"{reply.request_id}/{reply.ordinal}", detail)
             seen.add(key)
 
@@ -108,7 +110,7 @@ def _broken(reply: Reply) -> Iterator[tuple[str, str]]:
     if visible is not None and reply.output_tokens is not None and not reply.approximate:
         least = visible - SLACK - visible * EXACT_BAND
         if least > reply.output_tokens:
-            yield "visible_above_output", f"{visible} tokens were seen, and {reply.output_tokens} reported"
+            yield "visible_above_output", f"{counted(visible, 'token was', 'tokens were')} seen, and {reply.output_tokens} reported"
 
 
 def _above(part: int | None, whole: int | None) -> bool:

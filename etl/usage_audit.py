@@ -20,8 +20,9 @@ from etl.published import open_ledger, require_period
 from etl.reconcile.records import plain_model
 from etl.recount import Bodies, Wanted, bodies_of, close_decoders, tokens
 from etl.sources import read_sources, register
-from etl.table import jsonable, render
+from etl.table import cell, jsonable, render
 from etl.texts import SURFACES, Uncountable, messages_of
+from schemas.counts import counted
 from schemas.home import Home
 
 PREFIX_CHARACTERS = 4000  # about the 1,024 tokens below which vendors cache nothing
@@ -64,11 +65,10 @@ class Audit:
 
     def as_text(self) -> str:
         """The page."""
-        blocks = [f"{self.replies} answered tries, {self.not_counted} of them without texts to count"]
+        blocks = [f"{counted(self.replies, 'answered try', 'answered tries')}, {self.not_counted:,} of them without texts to count"]
         if self.verdicts:
             shown = [
-                (v.channel, v.model, v.encoding, f"{v.band:.0%}", v.replies, v.reported, v.counted, f"{v.excess or 0:+.1%}",
-                 _told(v))
+                (v.channel, v.model, v.encoding, f"{v.band:.0%}", v.replies, v.reported, v.counted, _share(v), _told(v))
                 for v in self.verdicts
             ]  # fmt: skip
             columns = ("channel", "model", "tokenizer", "band", "replies", "reported", "counted", "excess", "verdict")
@@ -256,12 +256,17 @@ def _as_recorded(home: Home, replies: Sequence[Reply], facts: Sequence[dict[str,
 def _told(verdict: Verdict) -> str:
     if verdict.crossed_after is not None:
         return "FLAGGED"
-    return "above the band, too few to tell" if (verdict.excess or 0) > verdict.band else "ok"
+    return "above the band, too few to tell" if verdict.reported - verdict.counted > verdict.band * verdict.counted else "ok"
+
+
+def _share(verdict: Verdict) -> str | None:
+    """What was reported beyond our count; null where we counted nothing, and there is no share of that."""
+    return None if verdict.excess is None else f"{verdict.excess:+.1%}"
 
 
 def _overcount(verdict: Verdict) -> Flag:
-    detail = f"reported {verdict.excess or 0:+.1%} beside {verdict.encoding} (band {verdict.band:.0%}); seen after {verdict.crossed_after} replies"
-    return Flag("overcount", verdict.channel, verdict.model, f"{verdict.replies} replies", detail)
+    detail = f"reported {cell(_share(verdict))} beside {verdict.encoding} (band {verdict.band:.0%}); seen after {counted(verdict.crossed_after or 0, 'reply', 'replies')}"
+    return Flag("overcount", verdict.channel, verdict.model, counted(verdict.replies, "reply", "replies"), detail)
 
 
 def _costs(counted: Sequence[tuple[Reply, int]], facts: Sequence[dict[str, Any]]) -> tuple[Cost, ...]:
@@ -283,7 +288,13 @@ def _dearer(costs: Sequence[Cost]) -> list[Flag]:
     """Routed channels on which the same model costs more a character than on an official one."""
     official = {cost.model: cost for cost in costs if cost.route == "official"}
     return [
-        Flag("dearer_than_official", c.channel, c.model, f"{c.characters} characters", f"{c.per_1000} for 1,000, {o.channel} {o.per_1000}")
+        Flag(
+            "dearer_than_official",
+            c.channel,
+            c.model,
+            counted(c.characters, "character"),
+            f"{c.per_1000} for 1,000, {o.channel} {o.per_1000}",
+        )
         for c in costs
         if c.route != "official" and (o := official.get(c.model)) is not None and c.per_1000 > o.per_1000
     ]
@@ -300,5 +311,9 @@ def _drifts(days: Sequence[dict[str, Any]]) -> list[Flag]:
             begun = first.setdefault((day["channel"], day["model"]), factor)
             if abs(factor - begun) > begun * DRIFT:
                 detail = f"the vendor charged {factor:.4f} times our price, before {begun:.4f}"
-                flags.append(Flag("multiplier_drift", day["channel"], day["model"] or "", f"{day['day']}, {day['n']} tries", detail))
+                flags.append(
+                    Flag(
+                        "multiplier_drift", day["channel"], day["model"] or "", f"{day['day']}, {counted(day['n'], 'try', 'tries')}", detail
+                    )
+                )
     return flags

@@ -10,7 +10,8 @@ from typing import Any
 import orjson
 import pytest
 
-from etl.plausibility import Reply, broken_rules, watch
+from etl.plausibility import Reply, Verdict, broken_rules, watch
+from etl.usage_audit import Audit
 from schemas.home import Home
 from schemas.records import Record
 from tests.rawdata import BOOK, DAY, NOON, SECOND, attempt, body, built, request, response, usage
@@ -190,3 +191,11 @@ def test_each_piece_of_quarantined_usage_is_audited(home: Home, capsys: pytest.C
     flags = plain_json.loads(capsys.readouterr().out)["flags"]
     assert [flag["rule"] for flag in flags] == ["cached_above_input"]
     assert flags[0]["detail"] == "150 cached of 100 input tokens"
+
+
+def test_tokens_where_we_counted_none_are_above_every_band() -> None:
+    """There is no share of nothing: it is unknown, and neither +0.0% nor ok."""
+    verdict = Verdict("routed", "m", "o200k_base", 0.02, 1, 100, 0, 1.0, 20.0, None)
+    told = Audit(None, 1, 0, (verdict,), (), ()).as_text()
+    assert told.splitlines()[0] == "1 answered try, 0 of them without texts to count"
+    assert "routed m o200k_base 2% 1 100 0 unknown above the band, too few to tell" in " ".join(told.split())
