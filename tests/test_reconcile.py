@@ -420,7 +420,7 @@ HEAD = "request_id,spend,prompt_tokens,completion_tokens,startTime,model\n"
     [
         ("a,b\n1,2\n", "no known format of a bill"),
         ('{"object":"page","data":[{"start_time":1,"end_time":2,"results":[{"object":"organization.costs.result","amount":{"value":1,"currency":"usd"}}]}],"has_more":true}', "has_more 'true': the file is one page of several"),
-        ('{"data":{"total":3,"items":[{"quota":1,"model_name":"m","created_at":1791590400,"type":2}]}}', "says that there are 3 records, and 1 are here"),
+        ('{"data":{"total":3,"items":[{"quota":1,"model_name":"m","created_at":1791590400,"type":2}]}}', "says that there are 3, and 1 record is here"),
         ('{"data":{"items":[{"quota":1,"model_name":"m","created_at":1791590400,"type":9}]}}', "not a kind of line that is known"),
         (HEAD + "x,abc,1,1,2026-10-10T12:00:00,m\n", "bill:2 spend 'abc': not a number"),
         (HEAD + "x,1,1.5,1,2026-10-10T12:00:00,m\n", "bill:2 prompt_tokens '1.5': not a whole number"),
@@ -441,6 +441,20 @@ def test_what_is_not_understood_is_told_with_its_line_and_nothing_is_kept(
     assert reconcile(home, bill, "OpenAI") == 2
     assert said in capsys.readouterr().err
     assert not (home.book / "bills").exists()
+
+
+def test_a_point_in_a_bill_with_decimal_commas_stands_before_thousands_or_is_refused(
+    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1.000 tokens are a thousand; an amount of -0.3 is nothing that such a bill writes, and was read as -3."""
+    write_book(home)
+    (home.book / "bills").mkdir()
+    shutil.copy(GOLDEN / "generic" / "router.toml", home.book / "bills")
+    bill = tmp_path / "bill"
+    (written,) = (GOLDEN / "generic").glob("*.csv")
+    bill.write_text(written.read_text().replace("-0,3", "-0.3", 1))
+    assert reconcile(home, bill, "Router") == 2
+    assert "bill:2 Betrag in Cent '-0.3': not a number" in capsys.readouterr().err
 
 
 def test_a_vendor_that_nobody_knows_is_told(days_home: Home, capsys: pytest.CaptureFixture[str]) -> None:
@@ -550,7 +564,7 @@ def test_a_bill_that_is_not_whole_is_refused(file: str, traffic_home: Home, tmp_
     content = wrappings()[file]
     (tmp_path / file).write_bytes(json.dumps(json.loads(content)[:1]).encode() if file == "pages.json" else content[:-20])
     assert reconcile(traffic_home, tmp_path / file, "Router") == 2
-    assert {"pages.json": "14 records, and 7 are here", "packed.json.gz": "not whole as gzip"}[file] in capsys.readouterr().err
+    assert {"pages.json": "14, and 7 records are here", "packed.json.gz": "not whole as gzip"}[file] in capsys.readouterr().err
 
 
 def test_a_row_of_totals_is_no_line(traffic_home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

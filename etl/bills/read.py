@@ -24,6 +24,7 @@ from zoneinfo import ZoneInfo
 from etl.bills.lines import CALL, FEE, PAYMENT, USAGE, BillError, BillLine
 from etl.bills.mapping import Mapping, known
 from schemas.bookfile import Problem, decode, shown
+from schemas.counts import counted
 from schemas.instants import InstantError, from_datetime
 from schemas.money import PLACES
 from schemas.records import Instant
@@ -38,6 +39,8 @@ _ROUND = decimal.Context(prec=60, rounding=decimal.ROUND_HALF_EVEN)
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
+_SWAPPED = str.maketrans(",.", ".,")
+_DIGITS = "write digits with at most one point; where the bill has decimal commas, decimal_comma = true in book/bills/<vendor>.toml"
 _TIME = re.compile(r"(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2}(?::\d{2})?)(\.\d+)?\s*(Z|UTC|[+-]\d{2}:?\d{2})?)?")
 
 
@@ -148,7 +151,7 @@ def _rows(file: str, content: bytes) -> list[Record]:
             twice = sorted({name for name in header if name and header.count(name) > 1})
             problems.extend(Problem(file, line, "header", name, "the column stands there twice", "rename one of the two") for name in twice)
         elif len(cells) != len(header):
-            what = f"{len(cells)} cells under {len(header)} columns"
+            what = f"{counted(len(cells), 'cell')} under {counted(len(header), 'column')}"
             problems.append(Problem(file, line, "row", shown("row", ",".join(cells)), what, "put quotes round a cell with a separator"))
         else:
             records.append(Record(line, dict(zip(header, cells, strict=True)), (), True))
@@ -179,7 +182,7 @@ def _members(file: str, content: bytes, mapping: Mapping) -> list[Record]:
         counts = [Record(0, page).value(mapping.count) for page in pages if isinstance(page, dict)]
         stated = max((count for count in counts if isinstance(count, int)), default=0)
         if stated > len(found):
-            what = f"says that there are {stated} records, and {len(found)} are here"
+            what = f"says that there are {stated}, and {counted(len(found), 'record is', 'records are')} here"
             problems.append(Problem(file, 1, mapping.count, str(stated), what, "fetch every page and put them into one list"))
     if problems:
         raise BillError(problems)
@@ -417,12 +420,12 @@ class _LineReader:
             return None, None
         text = str(value).strip()
         plain = text.removeprefix("$").strip()
-        if self.mapping.decimal_comma:
-            plain = plain.replace(".", "").replace(",", ".")
-        elif _THOUSANDS.fullmatch(plain):
+        if self.mapping.decimal_comma and isinstance(value, str):  # a number of JSON has its point whatever the texts have
+            plain = plain.translate(_SWAPPED)
+        if _THOUSANDS.fullmatch(plain):
             plain = plain.replace(",", "")
         if isinstance(value, bool) or not _NUMBER.fullmatch(plain):
-            self.refuse(record, path, value, "not a number", "write digits with at most one point")
+            self.refuse(record, path, value, "not a number", _DIGITS)
             return text, None
         return text, Decimal(plain)
 

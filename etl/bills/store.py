@@ -90,7 +90,7 @@ def find_vendor(home: Home, book: Book, name: str) -> Vendor:
     if found is None:
         raise UnknownVendorError(
             f"no channel of channels.toml has the vendor {name!r}",
-            f"{_nearest(asked, vendors)}; or write book/bills/{slug(name)}.toml with vendor and channels",
+            f"{_nearest(asked, vendors)} (else write book/bills/{slug(name)}.toml with vendor and channels)",
         )
     channels = tuple(sorted(channel.name for channel in book.channels if channel.vendor == found))
     if own is not None and own.channels:
