@@ -36,7 +36,7 @@ class UnknownRunError(LedgerError):
     def __init__(self, asked: str) -> None:
         super().__init__(
             f"the published ledger knows no run {asked!r}",
-            'tokenledger ledger, then list the runs: tokenledger sql "SELECT run_id FROM runs"',
+            'build what came since, and list the runs: tokenledger ledger && tokenledger sql "SELECT run_id FROM runs"',
         )
 
 
