@@ -241,7 +241,7 @@ def ledger(  # noqa: PLR0913, PLR0917  a command takes one argument for each of 
     now = Instant(time.time_ns() // 1000) if as_of is None else parse_option("--as-of", as_of)
     _say("sealing what was recorded")
     seal(home, now, store)
-    if not manifest.read(home.manifest):
+    if not manifest.read(home.manifest) and reopen is None:
         click.echo("{}" if as_json else GET_TRAFFIC.format(home=home.root, command=home.command))
         return 0
     _note_book(home, now, by, reason)

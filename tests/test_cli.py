@@ -276,6 +276,18 @@ def test_an_entry_that_cannot_be_booked_is_not_recorded(home: Home, wrong: Seque
     assert events(home) == []
 
 
+def test_what_was_said_stands_in_the_cure_and_an_empty_home_has_no_month_to_open(home: Home) -> None:
+    """An export without a file is told with its own month; reopening where nothing was ever recorded is no success."""
+    done = tokenledger(home, "export", "csv", "--period", "2026-11")
+    assert (done.returncode, done.stderr.splitlines()[1]) == (
+        2,
+        f"  cure: {home.command} export csv --period 2026-11 --out FILE",
+    )
+    done = tokenledger(home, "ledger", "--reopen", "2026-10", "--by", "ann", "--reason", "late")
+    assert done.returncode == 2
+    assert "2026-10 is not closed" in done.stderr
+
+
 def test_a_wallet_that_no_key_pays_from_is_told(home: Home) -> None:
     """It is recorded, for the key may come later; where it is a misspelling, the one that was meant is named, and only then."""
     assert tokenledger(home, *TOPUP, "--amount", "1").stderr == ""

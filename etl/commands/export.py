@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def export(
         _check(checked, focus_version, as_json)
         return
     if period is None or out is None:
-        raise UsageError("an export needs a month and a file", f"tokenledger export {form} --period 2026-10 --out FILE")
+        said = f"--period {shlex.quote(period or '2026-10')} --out {shlex.quote(str(out or 'FILE'))}"
+        raise UsageError("an export needs a month and a file", f"tokenledger export {form} {said}")
     chosen = focus_format(focus_version) if focus_version else None
     manifest = export_month(home, form, period, out, chosen=chosen, report=lambda line: click.echo(f"export {form}: {line}", err=True))
     if as_json:
