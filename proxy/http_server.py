@@ -73,8 +73,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._heard: deque[_Heard] = deque()  # the first is being answered, or its body is still coming
-        self._serving: asyncio.Task[None] | None = None  # answers one request after the other: a task for each cost a thirtieth of it
-        self._turn: asyncio.Future[None] | None = None  # what it waits for between two
+        self._task: asyncio.Task[None] | None = None
         self._head_bytes = 0  # of a head that is not whole
         self._target = b""
         self._headers: RawHeaders = []
@@ -111,7 +110,6 @@ class Connection(asyncio.Protocol):
             self._writable.set_result(None)
         if self._heard and self._heard[0].call is not None:
             self._heard[0].call.left()
-        self._next_turn()
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -192,7 +190,7 @@ class Connection(asyncio.Protocol):
         heard.whole = True
         self._last = not heard.head.keep_alive
         if heard is self._heard[0]:
-            self._next_turn()
+            self._run(heard)
         elif len(self._heard) > MAX_WAITING and self._transport is not None:
             self._reading = False
             self._transport.pause_reading()
@@ -300,48 +298,27 @@ class Connection(asyncio.Protocol):
             heard.call.body(data)
         heard.body.clear()
         if heard.whole:
-            self._next_turn()
+            self._run(heard)
 
-    def _next_turn(self) -> None:
-        """Something is to be answered, or nothing will be any more."""
-        if self._turn is not None:
-            if not self._turn.done():
-                self._turn.set_result(None)
-        elif self._serving is None and self._due_call() is not None:
-            self._serving = asyncio.get_running_loop().create_task(self._serve())
+    def _run(self, heard: _Heard) -> None:
+        assert heard.call is not None
+        self._task = asyncio.get_running_loop().create_task(heard.call.run())
+        self._task.add_done_callback(self._answered)
 
-    def _due_call(self) -> Call | None:
-        """What is to be answered now."""
-        first = self._heard[0] if self._heard else None
-        return first.call if first is not None and first.whole else None
-
-    async def _serve(self) -> None:
-        """Answer what is whole, in order, until the connection is lost or handed over."""
-        loop = asyncio.get_running_loop()
-        while True:
-            while (call := self._due_call()) is None:
-                if self.lost or self._upgrade:
-                    return
-                self._turn = loop.create_future()
-                await self._turn
-                self._turn = None
-            try:
-                await call.run()
-            except BaseException as error:
-                self._heard.popleft()
-                self.abort()
-                if not isinstance(error, Exception):
-                    raise
-                loop.call_exception_handler({"message": "a request could not be answered", "exception": error, "protocol": self})
-                return
-            self._answered()
-
-    def _answered(self) -> None:
+    def _answered(self, task: asyncio.Task[None]) -> None:
         """The first request is answered: the next, or the end."""
+        self._task = None
         heard = self._heard.popleft()
-        if self.lost:
+        failed = not task.cancelled() and task.exception() is not None
+        if failed:
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "a request could not be answered", "exception": task.exception(), "protocol": self}
+            )
+        if failed or task.cancelled():
+            self.abort()
+        elif self.lost:
             return
-        if not heard.head.keep_alive or self.door.admission.leaving:
+        elif not heard.head.keep_alive or self.door.admission.leaving:
             self.transport.close()
         elif self._heard:
             self._begin(self._heard[0])
@@ -391,7 +368,6 @@ class Connection(asyncio.Protocol):
             self._refusal = _unheard(400, "a WebSocket needs a connection of its own")
             return
         self.door.connections.discard(self)
-        self._next_turn()
         successor = self.door.upgraded(lambda: self.door.admission.leave(self.placed))
         self.transport.set_protocol(successor)
         successor.connection_made(self.transport)
@@ -443,7 +419,7 @@ class Server:
     async def stop(self) -> None:
         """Break off what is left."""
         self._sweeping.cancel()
-        tasks = [connection._serving for connection in self.connections if connection._serving is not None]  # noqa: SLF001 - of one piece
+        tasks = [connection._task for connection in self.connections if connection._task is not None]  # noqa: SLF001 - of one piece
         for connection in list(self.connections):
             connection.abort()
         for task in tasks:

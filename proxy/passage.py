@@ -43,9 +43,7 @@ _WITH_LENGTH = frozenset((b"POST", b"PUT", b"PATCH"))  # methods whose body is e
 
 def is_below_base(path: str) -> bool:
     """Whether a path lies below the base path, and no dot segment leads out of it again."""
-    if not path.startswith(_BELOW):
-        return path == BASE_PATH
-    return ("." not in path and "%" not in path) or not {".", ".."} & set(unquote(path).split("/"))
+    return path == BASE_PATH or (path.startswith(_BELOW) and not {".", ".."} & set(unquote(path).split("/")))
 
 
 class _CannotChangeError(Exception):

@@ -214,7 +214,7 @@ _MINUS_ZERO = re.compile(rb"-0(?<=[\s:,\[]-0)")
 
 def _may_be_rewritten(text: str, data: bytes) -> bool:
     """Whether a value read from `data` and written as `text` may hold a number in other digits; whole numbers have but one way, less -0."""
-    return "." in text or (b"-0" in data and _MINUS_ZERO.search(data) is not None) or _EXPONENT.search(text) is not None
+    return "." in text or _MINUS_ZERO.search(data) is not None or _EXPONENT.search(text) is not None
 
 
 def _dumps(value: Any) -> str | None:
