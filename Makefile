@@ -51,9 +51,10 @@ setup: .venv/.stamp ## create .venv with the project in it from the hash-pinned 
 demo: .venv/.stamp ## the main job end to end, on traffic of its own in data/demo
 	@.venv/bin/python -m bench.demo --home $(or $(HOME_DIR),data/demo)
 
+# Three workers, because tests also wait; and what is compiled is kept, because they start some hundreds of processes.
 .PHONY: test
 test: .venv/.stamp $(NODE_STAMP) | debian-packages ## all tests
-	@.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@PYTHONDONTWRITEBYTECODE= .venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: ledger
 ledger: .venv/.stamp ## build, check, publish, close: [PERIOD=2026-10] [AS_OF=2026-11-01T06:00:00Z]
