@@ -56,11 +56,11 @@ class Place:
 
 
 # The files that take longest, begun first: a long one begun last would leave the other workers waiting for it. Any order passes.
-LONGEST = (
-    "test_close.py",
-    *("test_web.py", "test_books_machine.py", "test_etl_price_rules.py", "test_bench.py", "test_stream_fuzz.py", "test_journey.py"),
-    *("test_etl_laws.py", "test_etl_batches.py", "test_aborts.py", "test_cli.py", "test_planted_secrets.py"),
-)
+LONGEST = [
+    f"test_{name}.py"
+    for name in """close web books_machine etl_price_rules bench stream_fuzz journey etl_laws etl_batches aborts cli planted_secrets
+    etl_increments websocket etl_prices etl_sources etl_signals reconcile""".split()
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,6 +26,7 @@ from etl.receipt import find
 from etl.seals import SealBroken, read_seals
 from etl.summary import summarise
 from etl.verify import verify
+from schemas import manifest
 from schemas.home import Home
 from schemas.instants import parse_instant, write_instant
 from schemas.ledger import TABLES
@@ -84,6 +85,20 @@ def contents(folder: Path) -> dict[str, str]:
 
 def october(home: Home) -> dict[str, Any]:
     return one(home, "SELECT count(*) AS requests, sum(final_charge) AS charged FROM ledger WHERE period = '2026-10'")
+
+
+@pytest.fixture(scope="module")
+def two_months(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    home = Home(tmp_path_factory.mktemp("closed"))
+    recorded(home, *call("r1"), *call("n1", NOVEMBER + DAY))
+    close(home, DECEMBER)
+    return home
+
+
+@pytest.fixture
+def closed(two_months: Home, tmp_path: Path) -> Home:
+    """October and November closed, a request each."""
+    return Home(shutil.copytree(two_months.root, tmp_path / "closed"))
 
 
 # ---- when ----
@@ -400,18 +415,16 @@ def test_a_closed_month_keeps_its_zone_and_currency(home: Home) -> None:
 # ---- reopening ----
 
 
-def test_reopening_opens_every_later_month_and_keeps_the_seals(home: Home) -> None:
+def test_reopening_opens_every_later_month_and_keeps_the_seals(closed: Home) -> None:
     """October and November open again, their old seals stay beside; closing anew names them, and now the late price counts."""
-    recorded(home, *call("r1"), *call("n1", NOVEMBER + DAY))
-    close(home, DECEMBER)
-    old = read_seals(home)
-    write_book(home, rates="+" + FEE)
-    assert reopen(home, "2026-10") == ("2026-10", "2026-11")
-    assert read_seals(home) == ()
-    assert (home.ledger / "2026-10" / "seal-1.json").read_bytes() == old[0].as_bytes()
-    assert close(home, DECEMBER).closed == ("2026-10", "2026-11")
-    assert [seal.supersedes for seal in read_seals(home)] == [seal.hash for seal in old]
-    assert october(home) == {"requests": 1, "charged": CHARGE + Decimal("0.01")}
+    old = read_seals(closed)
+    write_book(closed, rates="+" + FEE)
+    assert reopen(closed, "2026-10") == ("2026-10", "2026-11")
+    assert read_seals(closed) == ()
+    assert (closed.ledger / "2026-10" / "seal-1.json").read_bytes() == old[0].as_bytes()
+    assert close(closed, DECEMBER).closed == ("2026-10", "2026-11")
+    assert [seal.supersedes for seal in read_seals(closed)] == [seal.hash for seal in old]
+    assert october(closed) == {"requests": 1, "charged": CHARGE + Decimal("0.01")}
 
 
 # What is gone of two closed months, and what else, so that only one witness of the close is left.
@@ -425,28 +438,26 @@ GONE: dict[str, tuple[str, ...]] = {
 
 
 @pytest.mark.parametrize("case", GONE)
-def test_a_closed_month_whose_seal_is_lost_is_not_open(home: Home, tmp_path: Path, case: str) -> None:
+def test_a_closed_month_whose_seal_is_lost_is_not_open(closed: Home, tmp_path: Path, case: str) -> None:
     """As long as anything published knows that it was closed, no build opens it for a late record; with its seal back all is as before."""
-    archive = recorded(home, *call("r1"), *call("n1", NOVEMBER + DAY))
-    close(home, DECEMBER)
-    archive.seal(call("late", NOVEMBER + 2 * DAY))
+    Archive(closed, manifest.read(closed.manifest)).seal(call("late", NOVEMBER + 2 * DAY), writer="w2")
     whole = Home(tmp_path / "whole")
-    shutil.copytree(home.root, whole.root)
+    shutil.copytree(closed.root, whole.root)
     for name in GONE[case]:
-        path = home.ledger / name
+        path = closed.ledger / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    before = contents(home.ledger)
+    before = contents(closed.ledger)
     for attempt_at in (build, lambda home: close(home, DECEMBER), lambda home: close(home, DECEMBER, period="2026-11")):
         with pytest.raises(SealBroken, match="is missing, though the month was closed") as caught:
-            attempt_at(home)
+            attempt_at(closed)
     assert caught.value.cure.endswith(f"tokenledger ledger --reopen {caught.value.subject[7:14]} --by WHO --reason TEXT")
-    assert contents(home.ledger) == before
+    assert contents(closed.ledger) == before
     for name in GONE[case]:
         if name.startswith("2026"):
             path = whole.ledger / name
-            shutil.copytree(path, home.ledger / name) if path.is_dir() else shutil.copy(path, home.ledger / name)
-    build(home)
-    assert one(home, "SELECT period FROM ledger WHERE request_id = 'late'") == {"period": "2026-12"}
+            shutil.copytree(path, closed.ledger / name) if path.is_dir() else shutil.copy(path, closed.ledger / name)
+    build(closed)
+    assert one(closed, "SELECT period FROM ledger WHERE request_id = 'late'") == {"period": "2026-12"}
 
 
 def test_a_folder_that_a_close_left_half_way_is_no_closed_month(home: Home) -> None:
@@ -511,17 +522,15 @@ def test_the_command_refuses_then_closes_and_the_receipt_can_be_proved(home: Hom
 
 @pytest.mark.parametrize(("gone", "reopened"), [("2026-11/seal.json", "2026-11"), ("2026-11/seal.json", "2026-10"), ("2026-10", "2026-10")])
 def test_a_month_whose_seal_is_lost_is_opened_on_purpose(
-    home: Home, gone: str, reopened: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    closed: Home, gone: str, reopened: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who and why is recorded with the lost seal's hash, whichever month is gone and from whichever on; interrupted after that, the
     next build goes on, and closed anew and lost again it is refused again.
     """
-    recorded(home, *call("r1"), *call("n1", NOVEMBER + DAY))
-    close(home, DECEMBER)
-    hashes = {seal.period: seal.hash for seal in read_seals(home)}
-    path = home.ledger / gone
+    hashes = {seal.period: seal.hash for seal in read_seals(closed)}
+    path = closed.ledger / gone
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    as_of = ["--as-of", write_instant(DECEMBER), "--home", str(home.root)]
+    as_of = ["--as-of", write_instant(DECEMBER), "--home", str(closed.root)]
     assert run(["ledger", *as_of]) == 1
     assert f"{gone}: is missing" in capsys.readouterr().err or gone == "2026-10"  # of a month before others the chain tells
     with monkeypatch.context() as interrupted:
@@ -530,15 +539,15 @@ def test_a_month_whose_seal_is_lost_is_opened_on_purpose(
             run(["ledger", "--reopen", reopened, "--by", "ann", "--reason", "the disk died", *as_of])
     assert run(["ledger", "--no-close", *as_of]) == 0
     opened = {period: seal for period, seal in hashes.items() if period >= reopened}
-    trail = rows(home, "SELECT actor, facts FROM audit_trail WHERE event = 'month_reopened'")
+    trail = rows(closed, "SELECT actor, facts FROM audit_trail WHERE event = 'month_reopened'")
     assert {json.loads(row["facts"])["period"]: json.loads(row["facts"])["seal"] for row in trail} == opened
     assert {row["actor"] for row in trail} == {"ann"}
-    assert {period for period, state in status(home).items() if state == "open"} == opened.keys()
-    assert close(home, DECEMBER).closed == tuple(opened)
-    verify(home)
-    (home.ledger / "2026-11" / "seal.json").unlink()
+    assert {period for period, state in status(closed).items() if state == "open"} == opened.keys()
+    assert close(closed, DECEMBER).closed == tuple(opened)
+    verify(closed)
+    (closed.ledger / "2026-11" / "seal.json").unlink()
     with pytest.raises(SealBroken, match=r"2026-11/seal\.json: is missing"):
-        build(home)
+        build(closed)
 
 
 def forget(ledger: Path) -> None:
