@@ -1,5 +1,5 @@
 -- One row is one open month, channel and upstream model: how the route did. A percentile is the smallest measured value that at least
--- that share of the values do not exceed (nearest rank), found by counting, without division.
+-- that share of the values do not exceed (nearest rank), found without division by counting how often each value was measured.
 -- check: ok + failed >= 1
 with timed as (
     select
@@ -31,20 +31,23 @@ measured as (
     union all
     select period, channel, model, 'added' as what, added_ms as ms from timed where added_ms is not null
 ),
+counted as (
+    select period, channel, model, what, ms, count(*) as times from measured group by period, channel, model, what, ms
+),
 ranked as (
     select
         *,
-        row_number() over (partition by period, channel, model, what order by ms) as place,
-        count(*) over (partition by period, channel, model, what) as of_all
-    from measured
+        sum(times) over (partition by period, channel, model, what order by ms) as up_to,
+        sum(times) over (partition by period, channel, model, what) as of_all
+    from counted
 ),
 percentiles as (
     select
         period, channel, model,
-        max(case when what = 'took' and place * 100 >= of_all * 50 and (place - 1) * 100 < of_all * 50 then ms end) as p50_ms,
-        max(case when what = 'took' and place * 100 >= of_all * 95 and (place - 1) * 100 < of_all * 95 then ms end) as p95_ms,
-        max(case when what = 'first_token' and place * 100 >= of_all * 50 and (place - 1) * 100 < of_all * 50 then ms end) as first_token_p50_ms,
-        max(case when what = 'added' and place * 100 >= of_all * 50 and (place - 1) * 100 < of_all * 50 then ms end) as fallback_added_ms
+        min(case when what = 'took' and up_to * 100 >= of_all * 50 then ms end) as p50_ms,
+        min(case when what = 'took' and up_to * 100 >= of_all * 95 then ms end) as p95_ms,
+        min(case when what = 'first_token' and up_to * 100 >= of_all * 50 then ms end) as first_token_p50_ms,
+        min(case when what = 'added' and up_to * 100 >= of_all * 50 then ms end) as fallback_added_ms
     from ranked group by period, channel, model
 )
 select
