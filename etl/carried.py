@@ -295,16 +295,16 @@ _NAMED = f"""
     )
 """
 
-# What each pass finds that the new ones of the pass before are tied to. Each condition is at least as wide as the models'.
+# What each pass finds that the new ones of the pass before are tied to; `raw_response` holds theirs. Each condition is at least as
+# wide as the models'.
 _TIED = (
     # one answer: the same id of the vendor, in the body or in a header, or the id of the other door's request
     """
     WITH ids AS (
-        SELECT response_id AS id FROM all_response WHERE request_id IN (SELECT raw_id FROM latest)
-        UNION SELECT response_id FROM reread WHERE raw_id IN (SELECT raw_id FROM latest)
-        UNION SELECT json_extract_string(r.headers, '$."' || h.header || '"') FROM all_response r JOIN table_request_ids h ON h.side = 'response'
-            WHERE r.request_id IN (SELECT raw_id FROM latest)
-        UNION SELECT json_extract_string(headers, '$."x-ledger-request-id"') FROM all_response WHERE request_id IN (SELECT raw_id FROM latest)
+        SELECT response_id AS id FROM raw_response
+        UNION SELECT response_id FROM reread
+        UNION SELECT json_extract_string(r.headers, '$."' || h.header || '"') FROM raw_response r JOIN table_request_ids h ON h.side = 'response'
+        UNION SELECT json_extract_string(headers, '$."x-ledger-request-id"') FROM raw_response
     )
     SELECT d.raw_request_id FROM published.dispositions d WHERE d.request_id IN (
         SELECT p.request_id FROM published.request_ids p
@@ -354,8 +354,11 @@ def _narrow(connection: duckdb.DuckDBPyConnection, sources: Sources) -> None:
     """Register only the records that came since and what those can touch."""
     connection.execute(f"CREATE TABLE needed AS SELECT DISTINCT request_id AS raw_id FROM ({FRESH} UNION {_NAMED})")
     connection.execute("CREATE TABLE latest AS FROM needed")
-    connection.execute("CREATE VIEW raw_response AS SELECT * FROM all_response WHERE request_id IN (SELECT raw_id FROM latest)")
+    connection.execute("CREATE TABLE needed_response AS SELECT * FROM all_response WHERE false")
+    connection.execute("CREATE VIEW raw_response AS SELECT * FROM needed_response WHERE request_id IN (SELECT raw_id FROM latest)")
     while connection.execute("SELECT count(*) FROM latest").fetchall() != [(0,)]:
+        # all of them are read once a pass: what answers say of each other stands in their headers, the widest column there is
+        connection.execute("INSERT INTO needed_response SELECT * FROM all_response WHERE request_id IN (SELECT raw_id FROM latest)")
         reread(connection, sources)
         tied = " UNION ".join(f"({select})" for select in _TIED)
         connection.execute(f"CREATE TABLE found AS SELECT raw_request_id AS raw_id FROM ({tied}) EXCEPT SELECT raw_id FROM needed")
@@ -363,11 +366,12 @@ def _narrow(connection: duckdb.DuckDBPyConnection, sources: Sources) -> None:
         connection.execute("CREATE OR REPLACE TABLE latest AS FROM found")
         connection.execute("DROP TABLE found")
         connection.execute("DROP TABLE reread")
-    connection.execute("DROP VIEW raw_response")
     connection.execute("DELETE FROM needed WHERE raw_id IN (SELECT raw_id FROM closed_request)")
+    connection.execute("DELETE FROM needed_response WHERE request_id NOT IN (SELECT raw_id FROM needed)")
     for kind in OF_A_REQUEST:
-        connection.execute(f"CREATE TABLE needed_{kind} AS SELECT * FROM all_{kind} WHERE request_id IN (SELECT raw_id FROM needed)")
-        connection.execute(f"CREATE VIEW raw_{kind} AS FROM needed_{kind}")
+        if kind != "response":
+            connection.execute(f"CREATE TABLE needed_{kind} AS SELECT * FROM all_{kind} WHERE request_id IN (SELECT raw_id FROM needed)")
+        connection.execute(f"CREATE OR REPLACE VIEW raw_{kind} AS FROM needed_{kind}")
     connection.execute(
         "CREATE TABLE stale_request AS SELECT DISTINCT request_id FROM published.dispositions WHERE raw_request_id IN (SELECT raw_id FROM needed)"
     )
