@@ -192,7 +192,7 @@ def _check_inputs(seal: MonthSeal, chain: list[manifest.Seal]) -> None:
     subject = f"ledger/{seal.period}/{SEAL_FILE}"
     lines = seal.manifest["lines"]
     if lines > len(chain) or (chain[lines - 1].hash if lines else GENESIS) != seal.manifest["hash"]:
-        raise SealBroken(seal.period, f"raw/{'manifest.jsonl'} line {lines}", f"is not the one that {subject} was made from")
+        raise SealBroken(seal.period, f"raw/manifest.jsonl line {lines}", f"is not the one that {subject} was made from")
     known = {file.path: file.sha256 for line in chain for file in line.files}
     for path, digest in seal.files.items():
         if known.get(path) != digest:

@@ -1,5 +1,5 @@
 -- One row is one open month, channel and upstream model: how the route did. A percentile is the smallest measured value that at least
--- that share of the values do not exceed (nearest rank), found without division by counting how often each value was measured.
+-- that share of the values do not exceed (nearest rank), found by counting how often each value was measured, without division.
 -- check: ok + failed >= 1
 with timed as (
     select

@@ -8,8 +8,7 @@ import click
 import orjson
 import uuid_utils
 
-from proxy.commands.wallet import JUDGE
-from proxy.journal import ADMIN_SLOT, append_once
+from proxy.commands.wallet import append_judged
 from schemas.errors import UsageError
 from schemas.home import Home
 from schemas.records import Event, Instant, JsonText
@@ -50,10 +49,7 @@ def acknowledge(home: Home, subject: str, by: str, reason: str, reference: str |
     A SUBJECT that nothing in the published ledger has is refused. A missing price cannot be accepted: write its row. It counts from the next `tokenledger ledger` on.
     """
     event = acknowledgement(subject, by, reason, reference, Instant(time.time_ns() // 1000))
-    judge = click.get_current_context().meta.get(JUDGE)
-    if judge is not None:
-        judge(home, event)
-    append_once(home, ADMIN_SLOT, [event])
+    append_judged(home, event)
     if as_json:
         click.echo(orjson.dumps({"event_id": event.event_id, "event": event.event, "subject": subject}, option=orjson.OPT_INDENT_2))
     else:

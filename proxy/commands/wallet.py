@@ -29,8 +29,9 @@ TRANSFER = "wallet_transfer"
 HOLD = "wallet_hold"  # moves no money: reserves it until an instant
 RELEASE = "wallet_release"
 REVERSE = "wallet_reverse"
-UNREGISTERED = "unregistered"  # the wallet of what came under a key that is not in keys.toml
 SNAPSHOT = "wallet_snapshot"  # moves no money: the balance that the vendor shows, evidence for the balance proof
+
+UNREGISTERED = "unregistered"  # the wallet of what came under a key that is not in keys.toml
 
 # Which amounts a kind takes, and what to do instead; a snapshot takes any, for a vendor may show an overdrawn balance.
 AMOUNTS: dict[str, tuple[Callable[[Decimal], bool], str, str]] = {
@@ -211,7 +212,10 @@ def _record(home: Home, kind: str, entry: Entry, as_json: bool, at: Instant | No
         raise WalletEntryError("a transfer goes from one balance to another", "name another --to-wallet or --to-bucket")
     if kind == ADJUST:
         check_second(book, entry)
-    _append(home, event, judged=entry.request_id is not None)
+    if entry.request_id is None:
+        append_once(home, ADMIN_SLOT, [event])
+    else:
+        append_judged(home, event)
     _note_stranger(book, facts)
     if as_json:
         click.echo(orjson.dumps({"event_id": event.event_id, "event": kind, **facts}, option=orjson.OPT_INDENT_2))
@@ -220,10 +224,10 @@ def _record(home: Home, kind: str, entry: Entry, as_json: bool, at: Instant | No
         click.echo(f"recorded {event.event_id}  {facts['wallet']}:{facts['bucket']}  {sign}{facts['amount']} {facts['currency']}")
 
 
-def _append(home: Home, event: Event, *, judged: bool) -> None:
-    """Record an entry; `judged`, one that names something recorded before, only where the builder would book it."""
+def append_judged(home: Home, event: Event) -> None:
+    """Record an entry that names something recorded before, only where the builder would book it. Raises what it is refused with."""
     judge = click.get_current_context().meta.get(JUDGE)
-    if judged and judge is not None:
+    if judge is not None:
         judge(home, event)
     append_once(home, ADMIN_SLOT, [event])
 
@@ -307,7 +311,7 @@ def _record_about(home: Home, kind: str, facts: dict[str, str], by: str, referen
         reference=reference.strip(),
         facts=JsonText(orjson.dumps(facts).decode()),
     )
-    _append(home, event, judged=True)
+    append_judged(home, event)
     if as_json:
         click.echo(orjson.dumps({"event_id": event.event_id, "event": kind, **facts}, option=orjson.OPT_INDENT_2))
     else:
